@@ -1,0 +1,617 @@
+"""Forward processes: x_t | x_0 ~ N(alpha(t) x_0, sigma(t)^2 I), with the SDE that has these marginals.
+
+A process *is* its two curves. `alpha` and `sigma` are written once per process in a form that loses no
+digits; the SDE dx = f(t) x dt + g(t) dW, the transitions, the log-signal-to-noise clock and its inverse
+are derived from them in the base class, and given in closed form where there is one
+(Song et al. 2021, "Score-based generative modeling through SDEs", eqs. 29-33; Karras et al. 2022, table 1).
+
+`alpha`, `sigma`, `log_snr`, `perturb`, `transition` live on the closed interval [0, T]. `drift` and
+`diffusion`, like every reading of a model, live on [t_min, t_max], away from the singular ends.
+
+A new process: subclass `Process`, write `_alpha(t)` and `_sigma(t)` for floats and float64 tensors with the
+functions of `sdekit.elementary`, set `horizon`, and add an instance to `ALL`.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdekit.elementary import (
+    Number,
+    asinh,
+    exp,
+    expm1,
+    log,
+    log1p,
+    ratio,
+    softplus,
+    sqrt,
+)
+from sdekit.errors import check_integer, check_number
+from sdekit.schedules import Angle, Cosine, Linear, Schedule, Tabulated
+
+
+def expand(value: Number, x: Tensor) -> Number:
+    """A float, a 0-d or an (n,) tensor shaped so that it multiplies a batch x of shape (n, *event).
+
+    Raises:
+        ValueError: a time of another shape; torch would broadcast (n, 1) against (n,) to (n, n).
+    """
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return value
+    if x.ndim == 0 or value.shape != x.shape[:1]:
+        raise ValueError(
+            f"t must be a number or have shape (n,) = {tuple(x.shape[:1])}, got {tuple(value.shape)}"
+        )
+    return value.view(-1, *[1] * (x.ndim - 1))
+
+
+@dataclass(frozen=True)
+class GaussianPrior:
+    """N(0, std^2 I), where sampling starts."""
+
+    std: float
+
+    def sample(
+        self,
+        shape: tuple[int, ...],
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """A draw of the given shape; a fresh unseeded generator if none is given."""
+        if generator is None:
+            generator = torch.Generator()
+            generator.seed()
+        return self.std * torch.randn(shape, generator=generator, dtype=dtype)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density of each row of x (n, *event), in nats: shape (n,)."""
+        flat = x.flatten(1)
+        constant = flat.shape[1] * math.log(self.std * math.sqrt(2 * math.pi))
+        return -0.5 * (flat / self.std).square().sum(1) - constant
+
+
+@dataclass(frozen=True)
+class Node:
+    """A process at one time, as plain floats: what a sampler's formula is written in."""
+
+    t: float
+    alpha: float
+    sigma: float
+    index: int | None = None
+
+    @property
+    def half_log_snr(self) -> float:
+        """log(alpha / sigma), the lambda of the solver literature."""
+        return math.log(self.alpha / self.sigma)
+
+    @property
+    def rho(self) -> float:
+        """sigma / alpha, the sigma of Karras et al. 2022."""
+        return self.sigma / self.alpha
+
+
+class Process(ABC):
+    """The two curves and everything that follows from them. Times are floats, 0-d or (n,) tensors.
+
+    Float in gives float out; tensor in gives a tensor of the same dtype, computed in float64 where the
+    device has it.
+    """
+
+    @property
+    def horizon(self) -> float:
+        """Final time T."""
+        return 1.0
+
+    @property
+    def t_min(self) -> float:
+        """Smallest time at which a model is read: 1e-5 T."""
+        return 1e-5 * self.horizon
+
+    @cached_property
+    def t_max(self) -> float:
+        """T, or where log_snr = -20 if alpha(T) = 0."""
+        if self._alpha(self.horizon) > 0:
+            return self.horizon
+        return float(self._time_at_log_snr(-20.0))
+
+    @property
+    def prior(self) -> GaussianPrior:
+        """N(0, sigma(T)^2 I) unless the process has a better one."""
+        return GaussianPrior(float(self._sigma(self.horizon)))
+
+    # ---- what a process writes -------------------------------------------------------------------
+    @abstractmethod
+    def _alpha(self, t: Number) -> Number:
+        """Signal rate on [0, T]."""
+
+    @abstractmethod
+    def _sigma(self, t: Number) -> Number:
+        """Noise rate on [0, T], without cancellation at small t."""
+
+    # ---- what follows; override where there is a closed form -------------------------------------
+    def _rates(self, t: Number) -> tuple[Number, Number]:
+        """f = d log alpha / dt and g^2 = d sigma^2 / dt - 2 f sigma^2, by automatic differentiation."""
+        with torch.enable_grad():
+            time = torch.as_tensor(t, dtype=torch.float64).detach().requires_grad_()
+            alpha, sigma = torch.as_tensor(self._alpha(time)), torch.as_tensor(self._sigma(time))
+            f = _derivative(torch.log(alpha), time)
+            g2 = _derivative(sigma * sigma, time) - 2 * f * (sigma * sigma).detach()
+        return (f, g2) if isinstance(t, Tensor) else (float(f), float(g2))
+
+    def _slopes(self, t: Number) -> tuple[Number, Number]:
+        """d alpha / dt and d sigma / dt, from the rates."""
+        (f, g2), sigma = self._rates(t), self._sigma(t)
+        return f * self._alpha(t), f * sigma + 0.5 * ratio(g2, sigma)
+
+    def _delta_log_snr(self, s: Number, t: Number) -> Number:
+        """log_snr(t) - log_snr(s)."""
+        return self._log_snr(t) - self._log_snr(s)
+
+    def _log_snr(self, t: Number) -> Number:
+        return 2 * (log(self._alpha(t)) - log(self._sigma(t)))
+
+    def _time_at_log_snr(self, value: Number) -> Number:
+        """Bisection in log t."""
+        target = torch.as_tensor(value, dtype=torch.float64)
+        low = torch.full_like(target, math.log(1e-30 * self.horizon))
+        high = torch.full_like(target, math.log(self.horizon))
+        for _ in range(100):
+            middle = (low + high) / 2
+            noisier = torch.as_tensor(self._log_snr(torch.exp(middle))) < target
+            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
+        t = torch.exp(high)
+        return t if isinstance(value, Tensor) else float(t)
+
+    # ---- the public face -------------------------------------------------------------------------
+    def alpha(self, t: Number) -> Number:
+        """Signal rate; t in [0, T]."""
+        return self._evaluate(self._alpha, t)
+
+    def sigma(self, t: Number) -> Number:
+        """Noise rate (a standard deviation); t in [0, T]."""
+        return self._evaluate(self._sigma, t)
+
+    def log_snr(self, t: Number) -> Number:
+        """log(alpha^2 / sigma^2), decreasing; +inf where sigma = 0, -inf where alpha = 0; t in [0, T]."""
+        return self._evaluate(self._log_snr, t)
+
+    def time_at_log_snr(self, value: Number) -> Number:
+        """The time in [0, T] at which log_snr has the given value, which it must take there."""
+        t = self._evaluate(self._time_at_log_snr, value, -math.inf, math.inf, "log_snr")
+        end = t.max().item() if isinstance(t, Tensor) and t.numel() else t
+        if not end <= self.horizon * (1 + 1e-9):
+            raise ValueError(
+                f"log_snr must be >= {self._log_snr(self.horizon):.6g}, its value at T, got {value}"
+            )
+        return t.clamp(max=self.horizon) if isinstance(t, Tensor) else min(t, self.horizon)
+
+    def rates(self, t: Number) -> tuple[Number, Number]:
+        """(f, g^2) of dx = f(t) x dt + g(t) dW on the closed [0, T]; may be infinite at a singular end."""
+        f = self._evaluate(lambda u: self._rates(u)[0], t)
+        return f, self._evaluate(lambda u: self._rates(u)[1], t)
+
+    def slopes(self, t: Number) -> tuple[Number, Number]:
+        """(d alpha / dt, d sigma / dt) on the closed [0, T]; may be infinite at a singular end."""
+        slope = self._evaluate(lambda u: self._slopes(u)[0], t)
+        return slope, self._evaluate(lambda u: self._slopes(u)[1], t)
+
+    def drift(self, x: Tensor, t: Number) -> Tensor:
+        """f(t) x of the forward SDE (Song et al. 2021, eq. 5); t in [t_min, t_max]."""
+        f = self._evaluate(lambda u: self._rates(u)[0], t, self.t_min, self.t_max)
+        return expand(f, x) * x
+
+    def diffusion(self, t: Number) -> Number:
+        """g(t) of the forward SDE: the coefficient, not its square; t in [t_min, t_max]."""
+        return self._evaluate(lambda u: sqrt(self._rates(u)[1]), t, self.t_min, self.t_max)
+
+    def perturb(self, x0: Tensor, t: Number, noise: Tensor) -> Tensor:
+        """alpha(t) x0 + sigma(t) noise for x0 and unit noise of shape (n, *event)."""
+        if noise.shape != x0.shape:
+            raise ValueError(
+                f"noise must have the shape of x0, {tuple(x0.shape)}, got {tuple(noise.shape)}"
+            )
+        alpha, sigma = (_cast(expand(c, x0), x0) for c in (self.alpha(t), self.sigma(t)))
+        return alpha * x0 + sigma * noise
+
+    def transition(self, t_from: Number, t_to: Number) -> tuple[Number, Number]:
+        """(scale, std) of x_to | x_from ~ N(scale x_from, std^2 I), forward: t_from <= t_to, in [0, T].
+
+        std^2 = -sigma_to^2 expm1(log_snr_to - log_snr_from), from an increment that keeps its digits.
+        """
+        self._check_order(t_from, t_to)
+
+        def scale(s: Number, t: Number) -> Number:
+            return self._alpha(t) / self._alpha(s)
+
+        def std(s: Number, t: Number) -> Number:
+            return self._sigma(t) * sqrt(-expm1(self._delta_log_snr(s, t)))
+
+        return self._evaluate2(scale, t_from, t_to), self._evaluate2(std, t_from, t_to)
+
+    def delta_log_snr(self, s: Number, t: Number) -> Number:
+        """log_snr(t) - log_snr(s), with all digits when s and t are close; both in [0, T]."""
+        return self._evaluate2(self._delta_log_snr, s, t)
+
+    def node(self, t: float, index: int | None = None) -> Node:
+        """The process at one time, in floats."""
+        t = float(t)
+        return Node(t, float(self.alpha(t)), float(self.sigma(t)), index)
+
+    def check_readable(self, t: Number) -> None:
+        """Raise unless t lies in [t_min, t_max], or is T where alpha(T) = 0."""
+        if self.t_max < self.horizon and not isinstance(t, Tensor) and t == self.horizon:
+            return
+        _check_time(t, self.t_min, self.t_max, "t", repr(self))
+
+    # ---- private ---------------------------------------------------------------------------------
+    def _check_order(self, s: Number, t: Number) -> None:
+        if not bool((torch.as_tensor(s) <= torch.as_tensor(t)).all()):
+            raise ValueError(f"transition goes forward: t_from must be <= t_to, got {s} and {t}")
+
+    def _evaluate(
+        self,
+        function: Callable[[Any], Any],
+        t: Number,
+        low: float = 0.0,
+        high: float | None = None,
+        name: str = "t",
+    ) -> Any:
+        """`function` at a checked time, in float64, returned in the kind and dtype of t."""
+        _check_time(t, low, self.horizon if high is None else high, name, repr(self))
+        if not isinstance(t, Tensor):
+            return float(function(float(t)))
+        return torch.as_tensor(function(_widen(t))).to(t.dtype).expand(t.shape)
+
+    def _evaluate2(self, function: Callable[[Any, Any], Any], s: Number, t: Number) -> Any:
+        for time in (s, t):
+            _check_time(time, 0.0, self.horizon, "t", repr(self))
+        if not (isinstance(s, Tensor) or isinstance(t, Tensor)):
+            return float(function(float(s), float(t)))
+        given = s if isinstance(s, Tensor) else torch.as_tensor(t)
+        start, end = (_widen(torch.as_tensor(u, device=given.device)) for u in (s, t))
+        start, end = torch.broadcast_tensors(start, end)
+        return torch.as_tensor(function(start, end)).to(given.dtype).expand(end.shape)
+
+
+def _widen(t: Tensor) -> Tensor:
+    return t if t.device.type == "mps" else t.double()
+
+
+def _cast(value: Number, x: Tensor) -> Number:
+    return value.to(x.dtype) if isinstance(value, Tensor) else value
+
+
+def _derivative(y: Tensor, t: Tensor) -> Tensor:
+    if not y.requires_grad:
+        return torch.zeros_like(t)
+    return torch.autograd.grad(y.sum(), t, retain_graph=True)[0]
+
+
+def _check_time(t: Any, low: float, high: float, name: str, where: str) -> None:
+    if isinstance(t, Tensor):
+        if not t.is_floating_point():
+            hint = "; divide a step index by N" if name == "t" else ""
+            raise TypeError(f"{name} must be floating point, got a {t.dtype} tensor{hint}")
+        if t.ndim > 1:
+            raise ValueError(f"{name} must be a number or have shape (n,), got {tuple(t.shape)}")
+        if t.is_meta or not t.numel():
+            return
+        first, last = t.min().item(), t.max().item()
+        # A float32 time may round past a float64 end by half an ulp.
+        slack = torch.finfo(t.dtype).eps * abs(high) if t.dtype != torch.float64 else 0.0
+        inside = first >= low - slack and last <= high + slack
+        given = f"[{first:g}, {last:g}]"
+    else:
+        if isinstance(t, bool) or not isinstance(t, (int, float)):
+            raise TypeError(f"{name} must be a number or a tensor, got {t!r} ({type(t).__name__})")
+        inside, given = low <= t <= high, repr(t)
+    if not inside:
+        raise ValueError(f"{name} must lie in [{low:g}, {high:g}] for {where}, got {given}")
+
+
+# ---------------------------------------------------------------------------- variance preserving
+
+
+@dataclass(frozen=True, init=False)
+class _Scheduled(Process):
+    """Partial: a process whose signal is exp(-B / 2) for a schedule."""
+
+    schedule: Schedule
+
+    def __init__(
+        self,
+        beta_min: float | None = None,
+        beta_max: float | None = None,
+        *,
+        schedule: Schedule | None = None,
+    ) -> None:
+        if schedule is not None and not isinstance(schedule, Schedule):
+            raise TypeError(f"schedule must be a Schedule, got {type(schedule).__name__}")
+        if schedule is not None and (beta_min is not None or beta_max is not None):
+            raise ValueError("give beta_min and beta_max (a linear schedule) or schedule, not both")
+        if schedule is None:
+            schedule = Linear(
+                0.1 if beta_min is None else beta_min, 20.0 if beta_max is None else beta_max
+            )
+        object.__setattr__(self, "schedule", schedule)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.schedule!r})"
+
+    def _alpha(self, t: Number) -> Number:
+        return exp(-0.5 * self.schedule.B(t))
+
+    @property
+    def prior(self) -> GaussianPrior:
+        """N(0, I)."""
+        return GaussianPrior(1.0)
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class VP(_Scheduled):
+    """Variance preserving: alpha^2 + sigma^2 = 1.  Song et al. 2021, eq. 11.
+
+    `VP(beta_min, beta_max)` has a linear beta; `VP(schedule=...)` any schedule; `VP.from_betas(betas)` is a
+    discrete chain as a process.
+    """
+
+    @classmethod
+    def from_betas(
+        cls, betas: Tensor | Iterable[float], *, zero_terminal_snr: bool = False
+    ) -> "VP":
+        """The VP process with the alpha_bar of the chain beta_1 .. beta_N at every t = i / N."""
+        return cls(schedule=Tabulated(betas, zero_terminal_snr))
+
+    def to_betas(self, n: int) -> Tensor:
+        """The N betas whose chain has the law of this process at t = i / N: 1 - exp(-increment of B)."""
+        n = check_integer("n", n, 1)
+        times = [i / n for i in range(n + 1)]
+        increments = [float(self.schedule.delta_B(s, t)) for s, t in pairwise(times)]
+        return -torch.expm1(-torch.tensor(increments, dtype=torch.float64))
+
+    def _sigma(self, t: Number) -> Number:
+        return sqrt(-expm1(-self.schedule.B(t)))
+
+    def _rates(self, t: Number) -> tuple[Number, Number]:
+        beta = self.schedule.beta(t)
+        return -0.5 * beta, beta
+
+    def _delta_log_snr(self, s: Number, t: Number) -> Number:
+        return -log1p(ratio(expm1(self.schedule.delta_B(s, t)), -expm1(-self.schedule.B(s))))
+
+    def _time_at_log_snr(self, value: Number) -> Number:
+        return self.schedule.inverse(softplus(-value))
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class SubVP(_Scheduled):
+    """Sub-VP: sigma is the *variance* of the VP process with the same beta.  Song et al. 2021, eq. 12."""
+
+    def _sigma(self, t: Number) -> Number:
+        return -expm1(-self.schedule.B(t))
+
+    def _rates(self, t: Number) -> tuple[Number, Number]:
+        beta = self.schedule.beta(t)
+        return -0.5 * beta, beta * -expm1(-2 * self.schedule.B(t))
+
+    def _delta_log_snr(self, s: Number, t: Number) -> Number:
+        increment, start = self.schedule.delta_B(s, t), self.schedule.B(s)
+        gain = ratio(-expm1(-increment) * exp(-start), -expm1(-start))
+        return -increment - 2 * log1p(gain)
+
+    def _time_at_log_snr(self, value: Number) -> Number:
+        # sigma / alpha = 2 sinh(B / 2)
+        return self.schedule.inverse(2 * asinh(0.5 * exp(-0.5 * value)))
+
+
+# ---------------------------------------------------------------------------- variance exploding
+
+
+@dataclass(frozen=True)
+class VE(Process):
+    """Variance exploding: g^2 = d/dt sigma_min^2 (sigma_max / sigma_min)^(2t).  Song et al. 2021, eq. 30.
+
+    The variance of this SDE started at data is sigma_min^2 (r^(2t) - 1), which is the default. Published code
+    uses sigma_min^2 r^(2t), with a kernel that jumps at t = 0: `start_at_sigma_min=True`.
+    """
+
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+    start_at_sigma_min: bool = False
+
+    def __post_init__(self) -> None:
+        check_number("sigma_max", self.sigma_max, 0, open_low=True)
+        check_number("sigma_min", self.sigma_min, 0, self.sigma_max, open_low=True, open_high=True)
+
+    @property
+    def _rate(self) -> float:
+        return 2 * math.log(self.sigma_max / self.sigma_min)
+
+    def _alpha(self, t: Number) -> Number:
+        return 1.0 + 0 * t
+
+    def _sigma(self, t: Number) -> Number:
+        if self.start_at_sigma_min:
+            return self.sigma_min * exp(0.5 * self._rate * t)
+        return self.sigma_min * sqrt(expm1(self._rate * t))
+
+    def _rates(self, t: Number) -> tuple[Number, Number]:
+        return 0.0 * t, self.sigma_min**2 * self._rate * exp(self._rate * t)
+
+    def _delta_log_snr(self, s: Number, t: Number) -> Number:
+        if self.start_at_sigma_min:
+            return -self._rate * (t - s)
+        return -_log_growth(self._rate, s, t)
+
+    def _time_at_log_snr(self, value: Number) -> Number:
+        if self.start_at_sigma_min:
+            return (-value - 2 * math.log(self.sigma_min)) / self._rate
+        return log1p(exp(-value) / self.sigma_min**2) / self._rate
+
+
+@dataclass(frozen=True)
+class EDM(Process):
+    """sigma = t: noise level as time, t in [0, sigma_max].  Karras et al. 2022, table 1."""
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        check_number("sigma_max", self.sigma_max, 0, open_low=True)
+        check_number("sigma_min", self.sigma_min, 0, self.sigma_max, open_low=True, open_high=True)
+
+    @property
+    def horizon(self) -> float:
+        """sigma_max."""
+        return float(self.sigma_max)
+
+    @property
+    def t_min(self) -> float:
+        """sigma_min."""
+        return float(self.sigma_min)
+
+    def _alpha(self, t: Number) -> Number:
+        return 1.0 + 0 * t
+
+    def _sigma(self, t: Number) -> Number:
+        return t
+
+    def _rates(self, t: Number) -> tuple[Number, Number]:
+        return 0.0 * t, 2 * t
+
+    def _slopes(self, t: Number) -> tuple[Number, Number]:
+        return 0.0 * t, 1.0 + 0 * t
+
+    def _delta_log_snr(self, s: Number, t: Number) -> Number:
+        return -2 * log1p(ratio(t - s, s))
+
+    def _time_at_log_snr(self, value: Number) -> Number:
+        return exp(-0.5 * value)
+
+
+# ---------------------------------------------------------------------------- constant coefficients
+
+
+@dataclass(frozen=True, init=False)
+class _ConstantRates(Process):
+    """Partial: dx = -theta x dt + D dW with constant theta >= 0 and D, up to a finite horizon."""
+
+    def _constants(self) -> tuple[float, float]:
+        """(theta, D^2)."""
+        raise NotImplementedError
+
+    def _alpha(self, t: Number) -> Number:
+        return exp(-self._constants()[0] * t)
+
+    def _sigma(self, t: Number) -> Number:
+        theta, d2 = self._constants()
+        return sqrt(d2 * (-expm1(-2 * theta * t) / (2 * theta) if theta else t))
+
+    def _rates(self, t: Number) -> tuple[Number, Number]:
+        theta, d2 = self._constants()
+        return -theta + 0 * t, d2 + 0 * t
+
+    def _delta_log_snr(self, s: Number, t: Number) -> Number:
+        return -_log_growth(2 * self._constants()[0], s, t)
+
+    def _time_at_log_snr(self, value: Number) -> Number:
+        theta, d2 = self._constants()
+        rho_squared = exp(-value) / d2
+        return log1p(2 * theta * rho_squared) / (2 * theta) if theta else rho_squared
+
+
+@dataclass(frozen=True)
+class Heat(_ConstantRates):
+    """The heat equation, p_t = Laplacian p: dx = sqrt(2) dW, variance 2t, t in [0, horizon]."""
+
+    horizon: float = 1.0  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        check_number("horizon", self.horizon, 0, open_low=True)
+
+    def _constants(self) -> tuple[float, float]:
+        return 0.0, 2.0
+
+
+@dataclass(frozen=True)
+class OrnsteinUhlenbeck(_ConstantRates):
+    """dx = -theta x dt + D dW, t in [0, horizon]; stationary law N(0, D^2 / (2 theta))."""
+
+    theta: float = 1.0
+    D: float = math.sqrt(2)
+    horizon: float = 5.0  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        check_number("theta", self.theta, 0)
+        check_number("D", self.D, 0, open_low=True)
+        check_number("horizon", self.horizon, 0, open_low=True)
+
+    @property
+    def prior(self) -> GaussianPrior:
+        """The stationary law; without one (theta = 0) N(0, D^2 T)."""
+        if not self.theta:
+            return GaussianPrior(float(self._sigma(self.horizon)))
+        return GaussianPrior(self.D / math.sqrt(2 * self.theta))
+
+    def _constants(self) -> tuple[float, float]:
+        return self.theta, self.D**2
+
+
+# ---------------------------------------------------------------------------- interpolation
+
+
+@dataclass(frozen=True)
+class Interpolant(Process):
+    """alpha = 1 - t, sigma = t: rectified flow (Liu et al. 2023) and flow matching (Lipman et al. 2023).
+
+    f and g^2 diverge at t = 1, the slopes do not: the probability flow is regular there.
+    """
+
+    def _alpha(self, t: Number) -> Number:
+        return 1.0 - t
+
+    def _sigma(self, t: Number) -> Number:
+        return t
+
+    def _rates(self, t: Number) -> tuple[Number, Number]:
+        return ratio(-1.0 + 0 * t, 1.0 - t), ratio(2 * t, 1.0 - t)
+
+    def _slopes(self, t: Number) -> tuple[Number, Number]:
+        return -1.0 + 0 * t, 1.0 + 0 * t
+
+    def _delta_log_snr(self, s: Number, t: Number) -> Number:
+        return 2 * (log1p(ratio(s - t, 1.0 - s)) - log1p(ratio(t - s, s)))
+
+    def _time_at_log_snr(self, value: Number) -> Number:
+        return 1 / (1 + exp(0.5 * value))
+
+
+def _log_growth(rate: float, s: Number, t: Number) -> Number:
+    """log(expm1(rate t) / expm1(rate s)), and its limit log(t / s) at rate 0, accurate for close times."""
+    if not rate:
+        return log1p(ratio(t - s, s))
+    return log1p(ratio(expm1(rate * (t - s)), -expm1(-rate * s)))
+
+
+#: One instance of every process; tests, checks and documentation iterate over it.
+ALL: tuple[Process, ...] = (
+    VP(),
+    VP(schedule=Cosine()),
+    VP(schedule=Angle()),
+    VP.from_betas([1e-4 + i * (0.02 - 1e-4) / 999 for i in range(1000)]),
+    SubVP(),
+    VE(),
+    VE(start_at_sigma_min=True),
+    EDM(),
+    Heat(),
+    OrnsteinUhlenbeck(),
+    Interpolant(),
+)

@@ -1,0 +1,472 @@
+"""Gaussian mixtures: targets whose every diffused density, score and posterior is known in closed form.
+
+If x_0 ~ sum w_k N(m_k, C_k), then x_t ~ sum w_k N(alpha m_k, alpha^2 C_k + sigma^2 I): again a mixture.
+Nothing here uses automatic differentiation or loops over samples or components; log weights are squared
+*differences* (never expanded squares, which cancel at tiny sigma) through logsumexp.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdekit.denoisers import Denoiser
+from sdekit.elementary import Number
+from sdekit.errors import check_integer, check_seed
+from sdekit.processes import Process
+
+Values = Tensor | float | Iterable[Any]
+
+#: Elements of the (samples, components) block worked on at once: it stays in the cache.
+_BLOCK = 1 << 17
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The mixture of x_0 given each x_t.
+
+    Attributes:
+        weights: responsibilities, (n, k).
+        means: component means, (n, k, d).
+        covariances: component covariances, shared by the samples, (k, d, d).
+    """
+
+    weights: Tensor
+    means: Tensor
+    covariances: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x_0 | x_t], (n, d)."""
+        return torch.einsum("nk,nkd->nd", self.weights, self.means)
+
+    @property
+    def covariance(self) -> Tensor:
+        """Cov[x_0 | x_t], (n, d, d)."""
+        centred = self.means - self.mean[:, None]
+        between = torch.einsum("nk,nki,nkj->nij", self.weights, centred, centred)
+        return between + torch.einsum("nk,kij->nij", self.weights, self.covariances)
+
+
+class GaussianMixture:
+    """sum_k w_k N(m_k, C_k) in any dimension d, with isotropic, diagonal or full covariances.
+
+    Args:
+        weights: (k,) positive, normalised here; or None for equal weights. `logits=` instead gives their
+            logarithms up to a constant.
+        means: (k, d), or (k,) for d = 1.
+        stds: a number, (k,) isotropic, or (k, d) diagonal standard deviations, >= 0 (0 is an atom: it has
+            a density once diffused).
+        covariances: (k, d, d) symmetric positive semi-definite, instead of `stds`.
+
+    Points are (n, *event) with prod(event) = d, in any floating dtype; results have the points' dtype.
+    """
+
+    def __init__(
+        self,
+        weights: Values | None,
+        means: Values,
+        stds: Values | None = None,
+        *,
+        covariances: Values | None = None,
+        logits: Values | None = None,
+    ) -> None:
+        self.means = _float64("means", means)
+        self.means = self.means[:, None] if self.means.ndim == 1 else self.means
+        if self.means.ndim != 2 or not self.means.numel():
+            raise ValueError(f"means must be (k, d) or (k,), got shape {tuple(self.means.shape)}")
+        self.log_weights = _log_weights(weights, logits, len(self.means))
+        if (stds is None) == (covariances is None):
+            raise ValueError("give exactly one of stds and covariances")
+        #: Principal axes as columns (k, d, d), or None where they are the coordinate axes.
+        self.axes: Tensor | None = None
+        if covariances is not None:
+            self.variances, self.axes = _principal(_float64("covariances", covariances), self.means)
+        else:
+            self.variances = _variances(_float64("stds", stds), self.means)
+
+    @classmethod
+    def _make(
+        cls, log_weights: Tensor, means: Tensor, variances: Tensor, axes: Tensor | None
+    ) -> "GaussianMixture":
+        new = cls.__new__(cls)
+        new.log_weights, new.means, new.variances, new.axes = log_weights, means, variances, axes
+        return new
+
+    def __repr__(self) -> str:
+        return f"GaussianMixture({len(self.means)} components, d={self.dim})"
+
+    # ---- descriptions ----------------------------------------------------------------------------
+    @property
+    def dim(self) -> int:
+        """Dimension d."""
+        return self.means.shape[1]
+
+    @property
+    def weights(self) -> Tensor:
+        """Normalised weights, (k,)."""
+        return self.log_weights.exp()
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean, (d,)."""
+        return self.weights @ self.means
+
+    @property
+    def covariances(self) -> Tensor:
+        """Component covariances, (k, d, d)."""
+        diagonal = torch.diag_embed(self.variances.expand(-1, self.dim))
+        return diagonal if self.axes is None else self.axes @ diagonal @ self.axes.mT
+
+    @property
+    def covariance(self) -> Tensor:
+        """Covariance of the whole mixture, (d, d)."""
+        centred = self.means - self.mean
+        inner = self.covariances + centred[:, :, None] * centred[:, None, :]
+        return torch.einsum("k,kij->ij", self.weights, inner)
+
+    @property
+    def narrowest(self) -> float:
+        """Smallest standard deviation of any component in any direction."""
+        return math.sqrt(self.variances.min().item())
+
+    def standardised(self) -> "GaussianMixture":
+        """The same shape moved and scaled to mean 0 and average variance 1."""
+        scale = 1 / math.sqrt(self.covariance.diagonal().mean().item())
+        means = (self.means - self.mean) * scale
+        return self._make(self.log_weights, means, self.variances * scale**2, self.axes)
+
+    # ---- drawing and densities -------------------------------------------------------------------
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> Tensor:
+        """`n` independent points, (n, d); from a fresh unseeded generator if neither is given."""
+        n, seed = check_integer("n", n, 0), check_seed(seed, generator)
+        if generator is None:
+            generator = torch.Generator()
+            _ = generator.seed() if seed is None else generator.manual_seed(seed)
+        k = torch.multinomial(self.weights, max(n, 1), replacement=True, generator=generator)[:n]
+        z = torch.randn(n, self.dim, generator=generator, dtype=torch.float64)
+        z = z * self.variances.sqrt()[k]
+        if self.axes is not None:
+            z = torch.einsum("nij,nj->ni", self.axes[k], z)
+        return (self.means[k] + z).to(dtype)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density at x (n, *event), in nats: (n,)."""
+        return self._over_blocks(x, _Diffused.log_prob)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Gradient of the log density at x, in the shape of x."""
+        return self._over_blocks(x, _Diffused.score).reshape(x.shape)
+
+    def entropy(self) -> float:
+        """Differential entropy in nats: closed form for one component, quadrature in 1-D.
+
+        Raises:
+            ValueError: several components in d > 1, where there is neither.
+        """
+        if len(self.means) == 1:
+            logs = torch.log(2 * math.pi * math.e * self.variances.expand(-1, self.dim))
+            return 0.5 * logs.sum().item()
+        self._require_1d("entropy by quadrature")
+        from scipy.integrate import quad
+
+        def integrand(x: float) -> float:
+            log_p = self.log_prob(torch.tensor([[x]], dtype=torch.float64)).item()
+            return -log_p * math.exp(log_p)
+
+        means, stds = self.means[:, 0], self.variances[:, 0].sqrt()
+        cuts = torch.cat([means + c * stds for c in (-40, -8, -3, 0, 3, 8, 40)])
+        cuts = cuts.sort().values.tolist()
+        pieces = (
+            quad(integrand, a, b, epsabs=1e-13, epsrel=1e-12)[0]
+            for a, b in itertools.pairwise(cuts)
+        )
+        return math.fsum(pieces)
+
+    def cdf(self, x: Tensor) -> Tensor:
+        """P(X <= x) in 1-D, elementwise for x of any shape; relative accuracy in the left tail."""
+        return self._tail(x, 1.0)
+
+    def survival(self, x: Tensor) -> Tensor:
+        """P(X > x) in 1-D, elementwise; relative accuracy in the right tail."""
+        return self._tail(x, -1.0)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """The x with cdf(x) = u in 1-D, elementwise for u in [0, 1]: bisection, then Newton steps."""
+        self._require_1d("quantile")
+        u = torch.as_tensor(u, dtype=torch.float64)
+        if not bool(((u >= 0) & (u <= 1)).all()):
+            raise ValueError(f"u must lie in [0, 1], got [{u.min().item()}, {u.max().item()}]")
+        stds, means = self.variances[:, 0].sqrt(), self.means[:, 0]
+        low = torch.full_like(u, (means - 40 * stds).min().item())
+        high = torch.full_like(u, (means + 40 * stds).max().item())
+        for _ in range(64):
+            middle = (low + high) / 2
+            below = self.cdf(middle) < u
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        x = (low + high) / 2
+        x = torch.where(u == 0, torch.full_like(x, -math.inf), x)
+        return torch.where(u == 1, torch.full_like(x, math.inf), x)
+
+    # ---- diffusion -------------------------------------------------------------------------------
+    def at(self, process: Process, t: float) -> "GaussianMixture":
+        """The law of x_t, t in [0, T]: means alpha m_k, covariances alpha^2 C_k + sigma^2 I."""
+        alpha, sigma = float(process.alpha(float(t))), float(process.sigma(float(t)))
+        variances = alpha * alpha * self.variances + sigma * sigma
+        return self._make(self.log_weights, alpha * self.means, variances, self.axes)
+
+    def posterior(self, process: Process, x_t: Tensor, t: float) -> Posterior:
+        """The law of x_0 given each row of x_t (n, *event), sigma(t) > 0: a mixture per row."""
+        alpha, sigma = float(process.alpha(float(t))), float(process.sigma(float(t)))
+        if sigma == 0:
+            raise ValueError(f"t must have sigma(t) > 0; at t = {t} x_t is x_0")
+        flat = self._flat(x_t)
+        law = _Diffused(self, alpha, sigma, flat)
+        shift, axes = law.gain * law.centred(flat), law.axes
+        if axes is not None:
+            shift = torch.einsum("kij,nkj->nki", axes, shift)
+        inner = torch.diag_embed(self.variances.to(flat).expand(-1, self.dim) * law.shrink[0])
+        covariances = inner if axes is None else axes @ inner @ axes.mT
+        return Posterior(law.log_terms(flat).softmax(1), law.prior_means + shift, covariances)
+
+    def denoiser(self, process: Process) -> "ExactDenoiser":
+        """E[x_0 | x_t] as a model: what a perfectly trained network would be."""
+        return ExactDenoiser(self, process)
+
+    # ---- private ---------------------------------------------------------------------------------
+    def _flat(self, x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            raise TypeError(f"x must be floating point, got {x.dtype}")
+        if x.ndim == 0 or x[:1].numel() != self.dim * len(x[:1]):
+            raise ValueError(
+                f"x must be (n, *event) with prod(event) = {self.dim}, got {tuple(x.shape)}"
+            )
+        return x.reshape(len(x), self.dim)
+
+    def _over_blocks(
+        self,
+        x: Tensor,
+        function: Callable[["_Diffused", Tensor], Tensor],
+        alpha: Number = 1.0,
+        sigma: Number = 0.0,
+        law: "_Diffused | None" = None,
+    ) -> Tensor:
+        """`function` of the mixture at (alpha, sigma) and the points, a cache-sized block at a time."""
+        flat = self._flat(x)
+        isotropic = self.variances.shape[1] == 1
+        rows = max(1, _BLOCK // (len(self.means) * (1 if isotropic else self.dim)))
+        if isinstance(alpha, Tensor) and alpha.ndim:
+            times = zip(alpha.split(rows), torch.as_tensor(sigma).split(rows), strict=True)
+            laws = (_Diffused(self, a, s, flat) for a, s in times)
+        else:
+            laws = itertools.repeat(law or _Diffused(self, alpha, sigma, flat))
+        blocks = [function(law, block) for law, block in zip(laws, flat.split(rows), strict=False)]
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+
+    def _tail(self, x: Tensor, sign: float) -> Tensor:
+        self._require_1d("cdf")
+        x = torch.as_tensor(x, dtype=torch.float64)
+        z = (x[..., None] - self.means[:, 0]) / self.variances[:, 0].sqrt()
+        # torch.special.ndtr is 1 + erf and loses the tail
+        return 0.5 * (self.weights * torch.special.erfc(-sign * z / math.sqrt(2))).sum(-1)
+
+    def _require_1d(self, what: str) -> None:
+        if self.dim != 1:
+            raise ValueError(f"{what} needs a one-dimensional mixture, this one has d = {self.dim}")
+
+
+class _Diffused:
+    """The constants of a mixture at signal alpha and noise sigma, in the dtype and device of the points.
+
+    alpha and sigma are floats, or (n,) with one value a point; b below is 1 or n accordingly.
+    """
+
+    def __init__(
+        self, mixture: GaussianMixture, alpha: Number, sigma: Number, like: Tensor
+    ) -> None:
+        alpha, sigma = (
+            torch.as_tensor(c, dtype=torch.float64).reshape(-1, 1, 1) for c in (alpha, sigma)
+        )
+        prior = mixture.variances.to(alpha.device)
+        total = alpha**2 * prior + sigma**2  # (b, k, 1) isotropic or (b, k, d)
+        if not bool((total > 0).all()):
+            raise ValueError(
+                "a component with a zero standard deviation has no density; diffuse it"
+            )
+        self.isotropic = prior.shape[1] == 1
+        logs = total.log().sum(2) * (mixture.dim if self.isotropic else 1)
+        constant = mixture.log_weights.to(logs) - 0.5 * (logs + mixture.dim * math.log(2 * math.pi))
+        self.constant = constant.to(like)  # (b, k)
+        self.precision = (1 / total).to(like)
+        self.gain = (alpha * prior / total).to(like)
+        self.shrink = (sigma**2 / total).to(like)
+        self.prior_means = mixture.means.to(like)  # (k, d)
+        self.means = (alpha * mixture.means.to(alpha)).to(like)  # (b, k, d)
+        self.axes = None if mixture.axes is None else mixture.axes.to(like)
+
+    def centred(self, flat: Tensor) -> Tensor:
+        """x - alpha m_k in the principal axes of component k: (n, k, d)."""
+        y = flat[:, None, :] - self.means
+        return y if self.axes is None else torch.einsum("nkj,kji->nki", y, self.axes)
+
+    def log_terms(self, flat: Tensor) -> Tensor:
+        """log w_k N(x; alpha m_k, alpha^2 C_k + sigma^2 I), (n, k)."""
+        if self.isotropic:
+            squares = _squared_distances(flat, self.means)
+            return torch.addcmul(self.constant, squares, self.precision[..., 0], value=-0.5)
+        y = self.centred(flat)
+        return self.constant - 0.5 * (y * y * self.precision).sum(2)
+
+    def log_prob(self, flat: Tensor) -> Tensor:
+        """Log density, (n,)."""
+        return torch.logsumexp(self.log_terms(flat), 1)
+
+    def score(self, flat: Tensor) -> Tensor:
+        """-sum_k r_k (alpha^2 C_k + sigma^2 I)^-1 (x - alpha m_k), (n, d)."""
+        r = self.log_terms(flat).softmax(1)
+        if self.isotropic:  # the exponents need differences; their weighted mean does not
+            pull = r * self.precision[..., 0]
+            return _mean_of(pull, self.means) - pull.sum(1, keepdim=True) * flat
+        return -self._rotated(r, self.centred(flat) * self.precision)
+
+    def data(self, flat: Tensor) -> Tensor:
+        """E[x_0 | x] = sum_k r_k (m_k + alpha C_k (alpha^2 C_k + sigma^2 I)^-1 (x - alpha m_k))."""
+        r = self.log_terms(flat).softmax(1)
+        if self.isotropic:
+            kept = (r * self.gain[..., 0]).sum(1, keepdim=True)
+            return (r * self.shrink[..., 0]) @ self.prior_means + kept * flat
+        return r @ self.prior_means + self._rotated(r, self.centred(flat) * self.gain)
+
+    def _rotated(self, r: Tensor, y: Tensor) -> Tensor:
+        """sum_k r_k Q_k y_k, (n, d)."""
+        weighted = r[:, :, None] * y
+        if self.axes is None:
+            return weighted.sum(1)
+        return torch.einsum("nkj,kij->ni", weighted, self.axes)
+
+
+def _mean_of(r: Tensor, means: Tensor) -> Tensor:
+    """sum_k r_k m_k for (n, k) and (b, k, d)."""
+    return r @ means[0] if len(means) == 1 else torch.einsum("nk,nkd->nd", r, means)
+
+
+def _squared_distances(x: Tensor, means: Tensor) -> Tensor:
+    """|x_n - m_k|^2 by differences, one coordinate at a time while that is the cheapest."""
+    if x.shape[1] > 8:
+        return (x[:, None, :] - means).square().sum(2)
+    total = (x[:, :1] - means[..., 0]).square()
+    for j in range(1, x.shape[1]):
+        difference = x[:, j : j + 1] - means[..., j]
+        total = torch.addcmul(total, difference, difference)
+    return total
+
+
+class ExactDenoiser(Denoiser):
+    """E[x_0 | x_t] of a mixture, in closed form; a `Denoiser` like any other.
+
+    t may be a float (sampling) or (n,) (training); states (n, *event) in any floating dtype.
+    """
+
+    prediction = "data"
+
+    def __init__(self, mixture: GaussianMixture, process: Process) -> None:
+        self.mixture, self.process = mixture, process
+        self._laws: dict[tuple[Any, ...], _Diffused] = {}
+
+    def __repr__(self) -> str:
+        return f"ExactDenoiser({self.mixture!r}, {self.process!r})"
+
+    def predict(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
+        """E[x_0 | x_t = x], in the shape of x."""
+        if conditions:
+            raise ValueError(f"an exact denoiser takes no conditions, got {sorted(conditions)}")
+        if isinstance(t, Tensor) and t.ndim:
+            clock = t.double()
+            rates = self.process.alpha(clock), self.process.sigma(clock)
+            return self.mixture._over_blocks(x, _Diffused.data, *rates).reshape(x.shape)
+        law = self._law(float(t), x)
+        return self.mixture._over_blocks(x, _Diffused.data, law=law).reshape(x.shape)
+
+    def _law(self, t: float, like: Tensor) -> _Diffused:
+        """The constants at t; a sampler asks for the same few times once a chunk, so they are kept."""
+        key = (t, like.dtype, like.device)
+        if key not in self._laws:
+            if len(self._laws) >= 1024:
+                self._laws.clear()
+            alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+            self._laws[key] = _Diffused(self.mixture, alpha, sigma, like)
+        return self._laws[key]
+
+
+def _float64(name: str, values: Any) -> Tensor:
+    tensor = torch.as_tensor(
+        values if isinstance(values, (Tensor, float, int)) else _listed(values)
+    )
+    tensor = tensor.detach().to("cpu", torch.float64)
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name} must be finite, got {tensor.tolist()}")
+    return tensor
+
+
+def _listed(values: Any) -> Any:
+    return values if hasattr(values, "__array__") else list(values)
+
+
+def _log_weights(weights: Any, logits: Any, k: int) -> Tensor:
+    if weights is not None and logits is not None:
+        raise ValueError("give weights or logits, not both")
+    if logits is not None:
+        values = _float64("logits", logits)
+    elif weights is not None:
+        values = _float64("weights", weights)
+        if bool((values <= 0).any()):
+            raise ValueError(f"weights must be positive, got {values.tolist()}")
+        values = values.log()
+    else:
+        values = torch.zeros(k, dtype=torch.float64)
+    if values.shape != (k,):
+        raise ValueError(f"weights must have shape ({k},), one a mean; got {tuple(values.shape)}")
+    return values - values.logsumexp(0)
+
+
+def _variances(stds: Tensor, means: Tensor) -> Tensor:
+    """(k, 1) isotropic or (k, d) diagonal."""
+    k, d = means.shape
+    if stds.ndim == 0:
+        stds = stds.expand(k)
+    stds = stds[:, None] if stds.ndim == 1 else stds
+    if stds.shape not in ((k, 1), (k, d)):
+        raise ValueError(
+            f"stds must be a number, ({k},) or ({k}, {d}); got shape {tuple(stds.shape)}"
+        )
+    if bool((stds < 0).any()):
+        raise ValueError(f"stds must be >= 0, got {stds.tolist()}")
+    return stds.square().clone()
+
+
+def _principal(covariances: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances (k, d) and axes (k, d, d) of symmetric positive semi-definite matrices."""
+    k, d = means.shape
+    if covariances.shape != (k, d, d):
+        raise ValueError(
+            f"covariances must have shape ({k}, {d}, {d}), got {tuple(covariances.shape)}"
+        )
+    if not torch.allclose(covariances, covariances.mT, rtol=1e-9, atol=0):
+        raise ValueError("covariances must be symmetric")
+    variances, axes = torch.linalg.eigh(covariances)
+    if bool((variances < -1e-12 * variances.abs().amax(1, keepdim=True)).any()):
+        raise ValueError(
+            f"covariances must be positive semi-definite, got eigenvalue {variances.min().item():g}"
+        )
+    return variances.clamp(min=0), axes

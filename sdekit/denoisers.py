@@ -1,0 +1,341 @@
+"""A denoiser: one model, read four ways.
+
+Every training target of the field is a combination u x_0 + w eps of the clean point and the noise, with
+weights that depend on t alone; together with x = alpha x_0 + sigma eps that is a 2 x 2 system, so any one of
+them gives all the others as an affine function of (x, network output):
+
+    kind       data   noise   score        v (Salimans & Ho 2022)   velocity (of the probability flow)
+    (u, w)     (1,0)  (0,1)   (0,-1/sigma) (-sigma, alpha)          (d alpha/dt, d sigma/dt)
+
+Samplers, likelihoods and checks take a `Denoiser` and cannot tell an exact one from a trained one.
+"""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from sdekit.elementary import Number, log, ratio, sqrt
+from sdekit.errors import CheckpointError, check_choice, check_integer, check_number
+from sdekit.processes import EDM, VP, Process, expand
+from sdekit.schedules import Tabulated
+from sdekit.storage import load_tensors, save_tensors
+
+Prediction = Literal["data", "noise", "score", "v", "velocity"]
+Time = Literal["unit", "label", "log_snr", "sigma"]
+
+
+def target_weights(process: Process, kind: str, t: Number) -> tuple[Number, Number]:
+    """(u, w) of the target u x_0 + w eps that a network of this kind predicts at time t."""
+    match check_choice("prediction", kind, get_args(Prediction)):
+        case "data":
+            return 1.0, 0.0
+        case "noise":
+            return 0.0, 1.0
+        case "score":
+            return 0.0, -1 / process.sigma(t)
+        case "v":
+            return -process.sigma(t), process.alpha(t)
+        case _:
+            return process.slopes(t)
+
+
+def conversion(process: Process, given: str, wanted: str, t: Number) -> tuple[Number, Number]:
+    """(a, b) with wanted = a x + b given at time t, exact zeros where they are.
+
+    Raises:
+        ValueError: t is an end at which `given` does not determine `wanted` (noise says nothing of the data
+            where alpha = 0).
+    """
+    if given == wanted:
+        return 0.0, 1.0
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    u, w = target_weights(process, given, t)
+    u2, w2 = target_weights(process, wanted, t)
+    determinant = u * sigma - w * alpha
+    if not isinstance(determinant, Tensor) and determinant == 0:
+        raise ValueError(
+            f"at t = {t} (alpha = {alpha:g}, sigma = {sigma:g}) a prediction of {given!r} does not "
+            f"determine {wanted!r}; use a data or v prediction, or stay inside [t_min, t_max]"
+        )
+    return (w2 * u - u2 * w) / determinant, (u2 * sigma - w2 * alpha) / determinant
+
+
+class Denoiser(ABC):
+    """E[x_0 | x_t] and its equivalents for one process. Write `predict` and say what it predicts.
+
+    x is (n, *event); t is a float, a 0-d or an (n,) tensor in [t_min, t_max] of the process; keyword
+    conditions pass through to the model. Results have the shape and dtype of x.
+    """
+
+    process: Process
+    #: What `predict` returns.
+    prediction: str = "data"
+
+    @abstractmethod
+    def predict(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
+        """The model's own output at x and t, in the shape of x."""
+
+    def data(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
+        """Posterior mean E[x_0 | x_t = x] (Tweedie's formula)."""
+        return self._read("data", x, t, conditions)
+
+    def noise(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
+        """E[eps | x_t = x] = -sigma score."""
+        return self._read("noise", x, t, conditions)
+
+    def score(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
+        """grad log p_t(x)."""
+        return self._read("score", x, t, conditions)
+
+    def velocity(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
+        """dx/dt of the probability flow, f x - g^2 score / 2 (Song et al. 2021, eq. 13)."""
+        return self._read("velocity", x, t, conditions)
+
+    def _read(self, kind: str, x: Tensor, t: Number, conditions: dict[str, Any]) -> Tensor:
+        if not isinstance(x, Tensor) or x.ndim == 0:
+            raise ValueError(f"x must be a batch (n, *event), got {_shape(x)}")
+        self.process.check_readable(t)
+        expand(t, x)
+        a, b = conversion(self.process, self.prediction, kind, t)
+        out = checked_output(self.predict(x, t, **conditions), x)
+        a, b = (expand(c.to(x) if isinstance(c, Tensor) else c, x) for c in (a, b))
+        if isinstance(a, float) and a == 0.0:
+            return out if isinstance(b, float) and b == 1.0 else b * out
+        return a * x + b * out
+
+
+def checked_output(out: Any, x: Tensor) -> Tensor:
+    """A model's output if it is a tensor of the shape of x.
+
+    Raises:
+        TypeError: a tuple or an output object.
+        ValueError: another shape, which arithmetic would broadcast silently.
+    """
+    if not isinstance(out, Tensor):
+        raise TypeError(
+            f"the model must return a tensor, got {type(out).__name__}; wrap it in a module that "
+            "returns the prediction alone (for example `net(x, t)[0]` or `net(x, t).sample`)"
+        )
+    if out.shape != x.shape:
+        raise ValueError(
+            f"the model must return the shape of x, {tuple(x.shape)}, got {tuple(out.shape)}"
+        )
+    return out
+
+
+class NetworkDenoiser(nn.Module, Denoiser):
+    """Any network `net(x, t, **conditions)` as a denoiser.
+
+    Args:
+        network: called with x (n, *event) in the network's dtype and a time of shape (n,); a network with
+            the attribute `broadcasts_time = True` gets (1,) where all samples share their time.
+        process: the forward process it was trained for.
+        prediction: what it outputs: "noise", "data", "score", "v" or "velocity".
+        time: what it expects as time: "unit" (t / T in [0, 1]), "label" (the index round(t N) - 1 of a chain
+            of N steps), "log_snr", or "sigma" (sigma / alpha).
+        labels: N for `time="label"`; taken from the process where it comes from betas.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        process: Process,
+        prediction: str = "noise",
+        *,
+        time: str = "unit",
+        labels: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}")
+        if not isinstance(process, Process):
+            raise TypeError(f"process must be a Process, got {type(process).__name__}")
+        self.network, self.process = network, process
+        self.prediction = check_choice("prediction", prediction, get_args(Prediction))
+        self.time = check_choice("time", time, get_args(Time))
+        if time == "label" and labels is None:
+            schedule = process.schedule if isinstance(process, VP) else None
+            if not isinstance(schedule, Tabulated):
+                raise ValueError('time="label" needs labels=N: this process has no table of betas')
+            labels = len(schedule.betas)
+        self.labels = None if labels is None else check_integer("labels", labels, 1)
+
+    def forward(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
+        """The network's own output, as `predict`."""
+        return self.predict(x, t, **conditions)
+
+    def predict(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
+        """The network's output at x and t, in the shape and dtype of x."""
+        parameter = next(self.network.parameters(), x)
+        if parameter.device != x.device:
+            raise ValueError(
+                f"x is on {x.device}, the network on {parameter.device}; move one of them with .to()"
+            )
+        clock = self._network_time(x, t, parameter.dtype)
+        out = checked_output(self.network(x.to(parameter.dtype), clock, **conditions), x)
+        return out.to(x.dtype)
+
+    def save(self, path: str | Path) -> None:
+        """Write weights and description to one safetensors file, atomically; `load` needs nothing else.
+
+        Raises:
+            TypeError: a network without a `config` property (the keyword arguments that rebuild it).
+        """
+        save_tensors(path, self.network.state_dict(), {"model": describe(self)})
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, network: nn.Module | None = None, process: Process | None = None
+    ) -> "NetworkDenoiser":
+        """The model in a file written by `save`, or by `train`; no code in the file is run.
+
+        A network or process of your own class cannot be rebuilt by name: give an instance.
+        """
+        tensors, header = load_tensors(path)
+        if "model" not in header:
+            raise CheckpointError(f"{path} holds no model, only {sorted(header)}")
+        model = rebuild(header["model"], network, process)
+        prefix = header.get("weights_prefix", "")
+        weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        load_weights(model.network, weights, path)
+        return model
+
+    def _network_time(self, x: Tensor, t: Number, dtype: torch.dtype) -> Tensor:
+        """What the network expects as its time, (n,), or (1,) where it may be shared."""
+        match self.time:
+            case "unit":
+                value = t / self.process.horizon
+            case "log_snr":
+                value = self.process.log_snr(t)
+            case "sigma":
+                value = ratio(self.process.sigma(t), self.process.alpha(t))
+            case _:
+                n = self.labels or 1
+                position = n * t / self.process.horizon
+                value = (position.round() if isinstance(position, Tensor) else round(position)) - 1
+        clock = torch.as_tensor(value, device=x.device)
+        clock = clock.to(torch.int64 if self.time == "label" else dtype)
+        if clock.ndim:
+            return clock
+        return clock.expand(1 if getattr(self.network, "broadcasts_time", False) else len(x))
+
+
+class EDMPrecondition(nn.Module, Denoiser):
+    """The preconditioned denoiser of Karras et al. 2022, eq. 7, around any network F(x, t).
+
+    With y = x / alpha and rho = sigma / alpha: D = c_skip y + c_out F(c_in y, log(rho) / 4), so that inputs
+    and training targets of F have unit variance at every noise level.
+
+    Args:
+        network: F, called with a batch and a time of shape (n,) (or (1,), as for `NetworkDenoiser`).
+        process: forward process; `EDM()` if not given.
+        sigma_data: standard deviation of the data, per coordinate.
+    """
+
+    prediction = "data"
+
+    def __init__(
+        self, network: nn.Module, process: Process | None = None, sigma_data: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.network, self.process = network, EDM() if process is None else process
+        self.sigma_data = check_number("sigma_data", sigma_data, 0, open_low=True)
+
+    def forward(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
+        """The denoised batch, as `predict`."""
+        return self.predict(x, t, **conditions)
+
+    def predict(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
+        """D(y; rho), an estimate of E[x_0 | x_t = x]."""
+        alpha, rho = self.process.alpha(t), ratio(self.process.sigma(t), self.process.alpha(t))
+        spread = sqrt(rho * rho + self.sigma_data**2)
+        c_in, c_skip = 1 / (alpha * spread), (self.sigma_data / spread) ** 2 / alpha
+        c_out = rho * self.sigma_data / spread
+        c_in, c_skip, c_out = (
+            expand(c.to(x) if isinstance(c, Tensor) else c, x) for c in (c_in, c_skip, c_out)
+        )
+        clock = torch.as_tensor(log(rho) / 4).to(x)
+        if not clock.ndim:
+            shared = getattr(self.network, "broadcasts_time", False)
+            clock = clock.expand(1 if shared else len(x))
+        return c_skip * x + c_out * checked_output(self.network(c_in * x, clock, **conditions), x)
+
+
+# ------------------------------------------------------------------- models as files, by name
+
+
+def describe(model: NetworkDenoiser) -> dict[str, Any]:
+    """Everything but the weights, as JSON: network class and arguments, process, prediction, time."""
+    config = getattr(model.network, "config", None)
+    if not isinstance(config, dict):
+        raise TypeError(
+            f"{type(model.network).__name__} has no `config` property (its constructor's keyword "
+            "arguments), so a file could not rebuild it; add one, or save its state_dict yourself"
+        )
+    return {
+        "network": {"type": type(model.network).__name__, **config},
+        "process": _describe_dataclass(model.process),
+        "prediction": model.prediction,
+        "time": model.time,
+        "labels": model.labels,
+    }
+
+
+def rebuild(
+    description: dict[str, Any], network: nn.Module | None = None, process: Process | None = None
+) -> NetworkDenoiser:
+    """The model that `describe` described, with fresh weights."""
+    from sdekit import networks, processes, schedules
+
+    built, forward = network, process
+    if built is None:
+        built = _rebuild(description["network"], {c.__name__: c for c in networks.ALL}, "network")
+    if forward is None:
+        known = {type(p).__name__: type(p) for p in (*processes.ALL, *schedules.ALL)}
+        forward = _rebuild(description["process"], known, "process")
+    keys = ("prediction", "time", "labels")
+    return NetworkDenoiser(built, forward, **{k: description[k] for k in keys})
+
+
+def load_weights(network: nn.Module, weights: dict[str, Tensor], where: str | Path) -> None:
+    """`load_state_dict`, strict, with a message that lists what does not fit."""
+    own = network.state_dict()
+    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    shapes = [
+        f"{k}: file {tuple(weights[k].shape)}, network {tuple(own[k].shape)}"
+        for k in sorted(own.keys() & weights.keys())
+        if own[k].shape != weights[k].shape
+    ]
+    if missing or extra or shapes:
+        raise CheckpointError(
+            f"{where} does not fit the network: missing {missing}, unexpected {extra}, shapes {shapes}"
+        )
+    network.load_state_dict(weights)
+
+
+def _describe_dataclass(obj: Any) -> dict[str, Any]:
+    values = {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
+    nested = {k: _describe_dataclass(v) for k, v in values.items() if dataclasses.is_dataclass(v)}
+    return {"type": type(obj).__name__, **values, **nested}
+
+
+def _rebuild(description: dict[str, Any], known: dict[str, type], what: str) -> Any:
+    fields = dict(description)
+    name = fields.pop("type")
+    if name not in known:
+        raise CheckpointError(
+            f"the file names the {what} {name!r}, which sdekit does not have; give {what}="
+        )
+    arguments = {
+        k: _rebuild(v, known, what) if isinstance(v, dict) and "type" in v else v
+        for k, v in fields.items()
+    }
+    return known[name](**arguments)
+
+
+def _shape(x: Any) -> str:
+    return f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__

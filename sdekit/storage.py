@@ -1,0 +1,102 @@
+"""Files of tensors: written atomically, read without running code, checked against their digests.
+
+One format everywhere: safetensors, with a JSON header (what made the file, and a SHA-256 of every tensor,
+since a flipped bit in tensor data loads silently otherwise).
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdekit.errors import CheckpointError
+
+#: Raised when the meaning of the header changes.
+FORMAT_VERSION = 1
+
+
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]
+) -> None:
+    """Write tensors and a JSON-able header so that `path` is always either the old file or the new one.
+
+    A temporary file in the same folder is written, synced to disk and renamed over `path`.
+    """
+    from safetensors.torch import save
+
+    path = Path(path)
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    full = {
+        "format_version": FORMAT_VERSION,
+        "digests": {name: _digest(t) for name, t in plain.items()},
+        **header,
+    }
+    payload = save(plain, metadata={"sdekit": json.dumps(full)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)  # noqa: PTH105 - the atomic step, named as the system call
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors (on the CPU) and header of a file written by `save_tensors`.
+
+    Raises:
+        FileNotFoundError: no such file; the message lists what the folder has.
+        CheckpointError: truncated or damaged, not in this format (pickled checkpoints are refused: reading
+            them can run code), or from a newer version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
+        raise FileNotFoundError(f"no file {path}; {path.parent} holds {near or 'nothing'}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("sdekit", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or is not a safetensors file ({error}). Pickled checkpoints are not read, "
+            "since loading one can run code: convert it with safetensors on a machine you trust"
+        ) from error
+    if header is None:
+        raise CheckpointError(f"{path} was not written by sdekit: it has no header")
+    if header["format_version"] > FORMAT_VERSION:
+        raise CheckpointError(f"{path} was written by a newer sdekit ({header.get('sdekit')})")
+    for name, digest in header.pop("digests").items():
+        if name not in tensors or _digest(tensors[name]) != digest:
+            raise CheckpointError(f"{path} is damaged: tensor {name!r} does not match its digest")
+    return tensors, header
+
+
+def _digest(tensor: Tensor) -> str:
+    flat = tensor.reshape(-1).view(torch.uint8) if tensor.numel() else tensor.new_empty(0)
+    return hashlib.sha256(flat.numpy().tobytes()).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable, where the system lets a folder be synced."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,3 +1,49 @@
-"""Continuous-time score-based diffusion, with every part held against closed-form truth."""
+"""Continuous-time score-based diffusion, with every part held against closed-form truth.
+
+A forward process, a denoiser read four ways, a sampler that is a table of numbers, and a truth to hold each
+against.
+"""
+
+from sdekit import sampling as samplers
+from sdekit import schedules
+from sdekit.data import ExactDenoiser, GaussianMixture
+from sdekit.denoisers import Denoiser, EDMPrecondition, NetworkDenoiser
+from sdekit.errors import CheckpointError, NumericsError, SdekitError
+from sdekit.processes import (
+    EDM,
+    VE,
+    VP,
+    Heat,
+    Interpolant,
+    OrnsteinUhlenbeck,
+    Process,
+    SubVP,
+)
+from sdekit.sampling import ProbabilityFlow, ReverseSDE, Samples, sample
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "EDM",
+    "VE",
+    "VP",
+    "CheckpointError",
+    "Denoiser",
+    "EDMPrecondition",
+    "ExactDenoiser",
+    "GaussianMixture",
+    "Heat",
+    "Interpolant",
+    "NetworkDenoiser",
+    "NumericsError",
+    "OrnsteinUhlenbeck",
+    "ProbabilityFlow",
+    "Process",
+    "ReverseSDE",
+    "Samples",
+    "SdekitError",
+    "SubVP",
+    "sample",
+    "samplers",
+    "schedules",
+]

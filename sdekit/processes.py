@@ -251,6 +251,11 @@ class Process(ABC):
             return
         _check_time(t, self.t_min, self.t_max, "t", repr(self))
 
+    def snap(self, t: float, dtype: torch.dtype) -> float:
+        """t, or the end of [t_min, t_max] that it missed by rounding in `dtype`."""
+        nearest = min(max(t, self.t_min), self.t_max)
+        return nearest if abs(t - nearest) <= torch.finfo(dtype).eps * 4 * self.horizon else t
+
     # ---- private ---------------------------------------------------------------------------------
     def _check_order(self, s: Number, t: Number) -> None:
         if not bool((torch.as_tensor(s) <= torch.as_tensor(t)).all()):

@@ -1,0 +1,49 @@
+"""Samplers, their grids, and the front door `sample`; public as `sdekit.samplers`."""
+
+from sdekit.sampling.flow_ode import FlowODE, ProbabilityFlow
+from sdekit.sampling.front_door import Samples, sample
+from sdekit.sampling.grids import GRIDS, Angle, Karras, LogSNR, Power, TimeGrid
+from sdekit.sampling.one_step import DDIM, Ancestral, EulerMaruyama
+from sdekit.sampling.plan import Plan, Row
+from sdekit.sampling.predictor_corrector import PredictorCorrector
+from sdekit.sampling.reverse_sde import ReverseSDE, TorchSDE
+from sdekit.sampling.sampler import PlanSampler, Sampler
+from sdekit.sampling.tape import Form, Tape
+
+#: The default instance of every sampler; tests, `compare` and the documentation iterate over it.
+ALL: tuple[Sampler, ...] = (
+    EulerMaruyama(),
+    Ancestral(),
+    Ancestral("beta"),
+    DDIM(),
+    DDIM(eta=1.0),
+    PredictorCorrector(),
+    FlowODE(),
+    TorchSDE(),
+)
+
+__all__ = [
+    "ALL",
+    "DDIM",
+    "GRIDS",
+    "Ancestral",
+    "Angle",
+    "EulerMaruyama",
+    "FlowODE",
+    "Form",
+    "Karras",
+    "LogSNR",
+    "Plan",
+    "PlanSampler",
+    "Power",
+    "PredictorCorrector",
+    "ProbabilityFlow",
+    "ReverseSDE",
+    "Row",
+    "Sampler",
+    "Samples",
+    "Tape",
+    "TimeGrid",
+    "TorchSDE",
+    "sample",
+]

@@ -1,0 +1,119 @@
+"""The probability flow through torchdiffeq: dx/dt = f x - g^2 score / 2, from noise to data."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sdekit.denoisers import Denoiser
+from sdekit.errors import NumericsError, check_choice, check_number
+from sdekit.sampling.counted import CountedDenoiser
+from sdekit.sampling.engine import Engine, Program
+from sdekit.sampling.sampler import FINAL, Sampler
+
+#: (order, model calls a step) of the solvers that take the steps they are given.
+FIXED: dict[str, tuple[int, int | None]] = {
+    "euler": (1, 1),
+    "midpoint": (2, 2),
+    "heun2": (2, 2),
+    "heun3": (3, 3),
+    "rk4": (4, 4),
+    "implicit_adams": (4, None),
+}
+#: Order of the solvers that choose their own steps from rtol and atol.
+ADAPTIVE = {"dopri5": 5, "dopri8": 8, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 2}
+
+
+class ProbabilityFlow(nn.Module):
+    """The flow's velocity as torchdiffeq wants it: `odeint(ProbabilityFlow(model), x, times)`.
+
+    The ODE has the marginals of the SDE (Song et al. 2021, eq. 13). Times may run either way inside
+    [t_min, t_max]; states are (n, *event).
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, t: Tensor | float, x: Tensor) -> Tensor:
+        """dx/dt at time t, in the shape of x."""
+        # torchdiffeq hands times over in the dtype of x: an end may come back half an ulp outside
+        return self.denoiser.velocity(x, self.denoiser.process.snap(float(t), x.dtype))
+
+
+@dataclass(frozen=True)
+class FlowODE(Sampler):
+    """The probability flow by any of torchdiffeq's Runge-Kutta methods.  Song et al. 2021, section 4.3.
+
+    The adaptive methods (dopri5, dopri8, bosh3, fehlberg2, adaptive_heun) choose their steps from rtol and
+    atol by an error norm over the whole batch: a sample's result depends on its batch mates
+    within the tolerance. `sample(chunk=1)` or a fixed method (euler, midpoint, heun2, heun3, rk4, implicit_adams: one step
+    an interval of the grid) removes that.
+    """
+
+    method: str = "dopri5"
+    rtol: float = 1e-5
+    atol: float = 1e-5
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, (*ADAPTIVE, *FIXED))
+        check_number("rtol", self.rtol, 0, open_low=True)
+        check_number("atol", self.atol, 0, open_low=True)
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        """Order of the method."""
+        return ADAPTIVE.get(self.method) or FIXED[self.method][0]
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        """Never."""
+        return False
+
+    @property
+    def nfe_per_step(self) -> int | None:  # type: ignore[override]
+        """Model calls per interval; None where the solver decides."""
+        return FIXED[self.method][1] if self.method in FIXED else None
+
+    def program(self, denoiser: Denoiser, times: list[float], final: str) -> Program:
+        """One solve over the grid."""
+        check_choice("final", final, FINAL)
+        denoiser.process.check_readable(times[0])
+        denoiser.process.check_readable(times[-1])
+
+        def program(engine: Engine, x: Tensor) -> Tensor:
+            counted = CountedDenoiser(engine)
+            nodes = times if engine.watched or self.method in FIXED else [times[0], times[-1]]
+            states = self._solve(ProbabilityFlow(counted), x, nodes)
+            if engine.watched:
+                for i, (t, state) in enumerate(zip(times, states, strict=True)):
+                    engine.reached(i, t, state)
+            return counted.data(states[-1], times[-1]) if final == "data" else states[-1]
+
+        return program
+
+    def _solve(self, flow: ProbabilityFlow, x: Tensor, nodes: list[float]) -> Tensor:
+        from torchdiffeq import odeint
+
+        clock = torch.tensor(nodes, dtype=torch.float64, device=x.device)
+        options: dict[str, object] = {}
+        if self.method in ADAPTIVE:
+            # Without these the solver probes far outside [t_end, t_start] and steps past the end.
+            options = {"step_t": clock[-1:], "first_step": 1e-2 * (nodes[0] - nodes[-1])}
+        try:
+            states = odeint(
+                flow,
+                x,
+                clock,
+                rtol=self.rtol,
+                atol=self.atol,
+                method=self.method,
+                options=options,
+            )
+        except AssertionError as error:
+            raise NumericsError(
+                f"{self!r} gave up between t = {nodes[0]:g} and t = {nodes[-1]:g}: {error}. The step became "
+                "too small for the tolerance, or the model returned NaN"
+            ) from error
+        assert isinstance(states, Tensor)
+        return states

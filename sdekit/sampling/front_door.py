@@ -1,0 +1,292 @@
+"""`sample`: any denoiser, any sampler, any grid, one call."""
+
+import secrets
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sdekit.denoisers import Denoiser
+from sdekit.errors import NumericsError, check_choice, check_finite, check_integer, check_seed
+from sdekit.processes import Process
+from sdekit.sampling.engine import Callback, CompiledPlan, Engine, Program, Stop
+from sdekit.sampling.grids import TimeGrid, check_times, resolve_grid
+from sdekit.sampling.noise import BlockNormals
+from sdekit.sampling.one_step import DDIM
+from sdekit.sampling.plan import Plan
+from sdekit.sampling.sampler import FINAL, Sampler
+
+#: Samples run together unless told otherwise: large enough to be fast, small enough to stay in memory.
+CHUNK = 16_384
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a run gave and what it cost.
+
+    Attributes:
+        x: the samples, (n, *event).
+        nfe: model calls a sample cost (the most of any chunk, where a solver chooses its steps by chunk).
+        times: the grid, N + 1 decreasing times.
+        seed: what reproduces the run.
+        plan: the rows that ran, None for samplers that are not plans.
+        trajectory: the states at the grid's times (N + 1, n, *event), if asked for.
+    """
+
+    x: Tensor
+    nfe: int
+    times: tuple[float, ...]
+    seed: int
+    plan: Plan | None = None
+    trajectory: Tensor | None = None
+
+
+def sample(
+    denoiser: Denoiser,
+    shape: Sequence[int],
+    *,
+    sampler: Sampler | None = None,
+    steps: int | None = None,
+    grid: str | TimeGrid | Tensor | Sequence[float] | None = None,
+    t_start: float | None = None,
+    t_end: float | None = None,
+    final: str = "none",
+    x_init: Tensor | None = None,
+    cond: Tensor | None = None,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    chunk: int | None = None,
+    trajectory: bool = False,
+    callback: Callback | None = None,
+    progress: bool = False,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Samples:
+    """Draw samples from a model.
+
+    Args:
+        denoiser: exact or trained.
+        shape: (n, *event).
+        sampler: one of `sdekit.samplers`; DDIM() if not given.
+        steps: intervals of the grid, 50 if not given; N steps are N + 1 times.
+        grid: None (the sampler's own), a name ("uniform", "quadratic", "cubic", "karras", "log-snr",
+            "angle"), a `TimeGrid`, or the N + 1 decreasing times themselves.
+        t_start: where to start, t_max of the process if not given; lower needs `x_init`.
+        t_end: where to stop, 1e-3 T if not given; 0 ends with E[x_0 | x].
+        final: "none" stops at t_end; "mean" drops the noise of the last step; "data" ends with E[x_0 | x] at
+            t_end, one more call.
+        x_init: starting states (n, *event) in place of draws from the prior; not modified.
+        cond: one row a sample, split with the chunks, passed to the network as the keyword `cond`.
+        seed: the run is a function of it; sample i is the same in any batch and any chunk, up to rounding
+            inside the model. None draws one (see `Samples.seed`).
+        generator: gives the seed instead.
+        chunk: samples run together, at most 16,384 if not given.
+        trajectory: keep the state at every grid time.
+        callback: called as callback(index, t, x) at every grid time with the states of the running chunk; a
+            true return value stops that chunk there.
+        progress: show a bar.
+        dtype: of the states; of `x_init`, else the default dtype.
+        device: of the states; of `x_init`, else of the model.
+
+    Raises:
+        ValueError, TypeError: an argument, before the model is called.
+        NumericsError: the model gave NaN or infinity; the message says at which step, time and fraction.
+    """
+    process = denoiser.process
+    n, event = _check_shape(shape, x_init)
+    sampler = DDIM() if sampler is None else sampler
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"sampler must be a Sampler such as sk.samplers.DDIM(), got {sampler!r}")
+    check_choice("final", final, FINAL)
+    times = _times(sampler, process, steps, grid, t_start, t_end)
+    if x_init is not None:
+        check_finite("x_init", x_init)
+    elif times[0] < process.t_max:
+        raise ValueError(
+            f"starting at t = {times[0]:g}, below t_max = {process.t_max:g}, needs x_init: the prior is the "
+            "law at the end only"
+        )
+    if cond is not None and (not isinstance(cond, Tensor) or len(cond) != n):
+        raise ValueError(f"cond must be a tensor of n = {n} rows, got {_length(cond)}")
+    chunk = CHUNK if chunk is None else check_integer("chunk", chunk, 1)
+    seed = _seed(seed, generator)
+    dtype, device = _placement(denoiser, x_init, dtype, device)
+
+    program = sampler.program(denoiser, times, final)
+    bounds = [(low, min(low + chunk, n)) for low in range(0, n, chunk)]
+    runs = []
+    with _inference(denoiser), _bar(progress, len(bounds) * (len(times) - 1)) as bar:
+        for low, high in bounds:
+            normals = BlockNormals(seed, low, high, event, dtype, device)
+            first = None if x_init is None else x_init[low:high].to(device, dtype, copy=True)
+            rows = {} if cond is None else {"cond": cond[low:high].to(device)}
+            recorder = _Recorder(trajectory, callback, bar)
+            runs.append(_run(program, denoiser, normals, first, rows, recorder))
+    empty = torch.empty(0, *event, dtype=dtype, device=device)
+    kept = [torch.stack(states) for _, _, states in runs if states]
+    return Samples(
+        x=torch.cat([x for x, _, _ in runs]) if runs else empty,
+        nfe=max((nfe for _, nfe, _ in runs), default=0),
+        times=tuple(times),
+        seed=seed,
+        plan=program.plan if isinstance(program, CompiledPlan) else None,
+        trajectory=torch.cat(kept, 1) if kept else None,
+    )
+
+
+class _Recorder:
+    """The node callback of one chunk: trajectory, the caller's callback and the progress bar."""
+
+    def __init__(self, trajectory: bool, callback: Callback | None, bar: Any) -> None:
+        self.states: list[Tensor] = []
+        self._trajectory, self._callback, self._bar = trajectory, callback, bar
+
+    @property
+    def needed(self) -> bool:
+        return self._trajectory or self._callback is not None or self._bar is not None
+
+    def __call__(self, index: int, t: float, x: Tensor) -> Any:
+        if self._trajectory:
+            self.states.append(x)
+        if self._bar is not None and index:
+            self._bar.update()
+        return self._callback is not None and self._callback(index, t, x)
+
+
+def _run(
+    program: Program,
+    denoiser: Denoiser,
+    normals: BlockNormals,
+    x_init: Tensor | None,
+    conditions: dict[str, Any],
+    recorder: _Recorder,
+) -> tuple[Tensor, int, list[Tensor]]:
+    """One chunk: (samples, model calls, states at the nodes)."""
+
+    def start() -> Tensor:
+        if x_init is not None:
+            return x_init.clone()
+        return denoiser.process.prior.std * normals.start()
+
+    callback = recorder if recorder.needed else None
+    engine = Engine(denoiser, normals, conditions, callback)
+    try:
+        x = program(engine, start())
+    except Stop as stop:
+        x = stop.x.clone()
+    if not x.is_meta and not bool(torch.isfinite(x).all()):
+        # Watching every step would cost up to 58 us each; the run is a function of its seed, so replay it.
+        program(Engine(denoiser, normals, conditions, check=True), start())
+        bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+        raise NumericsError(
+            f"{bad} of {len(x)} samples became NaN or infinite, though every model call was finite: the "
+            "states overflowed"
+        )
+    return x, engine.nfe, recorder.states
+
+
+def _check_shape(shape: Sequence[int], x_init: Tensor | None) -> tuple[int, tuple[int, ...]]:
+    if isinstance(shape, int) or not len(shape):
+        raise ValueError(f"shape must be (n, *event), got {shape!r}")
+    sizes = tuple(check_integer(f"shape[{i}]", size, min(i, 1)) for i, size in enumerate(shape))
+    if x_init is not None and tuple(x_init.shape) != sizes:
+        raise ValueError(f"x_init must have shape {sizes}, got {tuple(x_init.shape)}")
+    return sizes[0], sizes[1:]
+
+
+def _times(
+    sampler: Sampler,
+    process: Process,
+    steps: int | None,
+    grid: str | TimeGrid | Tensor | Sequence[float] | None,
+    t_start: float | None,
+    t_end: float | None,
+) -> list[float]:
+    """The checked grid; every time at which the model may be read is readable."""
+    if grid is None or isinstance(grid, (str, TimeGrid)):
+        chosen = sampler.grid if grid is None else resolve_grid(grid)
+        count = 50 if steps is None else check_integer("steps", steps, 1)
+        start = process.t_max if t_start is None else t_start
+        times = chosen.times(
+            process, count, start, 1e-3 * process.horizon if t_end is None else t_end
+        )
+    else:
+        if t_start is not None or t_end is not None:
+            raise ValueError("a grid of times has its own ends; leave out t_start and t_end")
+        times = check_times(grid, process)
+        if steps is not None and check_integer("steps", steps, 1) != len(times) - 1:
+            raise ValueError(
+                f"steps = {steps} does not fit a grid of {len(times)} times: {len(times) - 1} intervals"
+            )
+    for t in times if times[-1] > 0 else times[:-1]:
+        process.check_readable(t)
+    return times
+
+
+def _seed(seed: int | None, generator: torch.Generator | None) -> int:
+    seed = check_seed(seed, generator)
+    if generator is not None:
+        return int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    return secrets.randbits(62) if seed is None else seed
+
+
+def _placement(
+    denoiser: Denoiser,
+    x_init: Tensor | None,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+) -> tuple[torch.dtype, torch.device]:
+    if dtype is None:
+        dtype = torch.get_default_dtype() if x_init is None else x_init.dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"states must be float32 or float64, got {dtype}: half precision cannot tell grid times apart"
+        )
+    if device is None:
+        parameters = denoiser.parameters() if isinstance(denoiser, nn.Module) else iter(())
+        own = next(parameters, None)
+        device = (
+            (own if own is not None else torch.empty(0)).device if x_init is None else x_init.device
+        )
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {str(device)!r}: CUDA is not available in this build of torch")
+    return dtype, device
+
+
+@contextmanager
+def _inference(denoiser: Denoiser) -> Iterator[None]:
+    """Evaluation mode and no gradients; both as they were afterwards."""
+    modules = list(denoiser.modules()) if isinstance(denoiser, nn.Module) else []
+    training = [m for m in modules if m.training]
+    moded = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
+    if any(isinstance(m, moded) for m in training):
+        warnings.warn("the model is in training mode; it samples in eval mode", stacklevel=4)
+    for module in training:
+        module.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _bar(progress: bool, total: int) -> Iterator[Any]:
+    if not progress:
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc="sampling", unit="step", file=sys.stderr) as bar:
+        yield bar
+
+
+def _length(cond: Any) -> str:
+    return f"{len(cond)} rows" if isinstance(cond, Tensor) else type(cond).__name__

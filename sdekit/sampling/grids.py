@@ -1,0 +1,156 @@
+"""Time grids: N steps are N intervals between N + 1 times, from t_start down to t_end.
+
+Every grid in use is uniform in some clock of the process, so a grid *is* a clock and its inverse. The end
+points are exact.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sdekit.errors import check_choice, check_integer, check_number
+from sdekit.processes import Process
+
+
+class TimeGrid(ABC):
+    """Uniform in a clock. Write `clock` and `time`, monotone and inverse to each other."""
+
+    @abstractmethod
+    def clock(self, process: Process, t: float) -> float:
+        """The clock's reading at time t."""
+
+    @abstractmethod
+    def time(self, process: Process, reading: float) -> float:
+        """The time at which the clock has this reading."""
+
+    def times(self, process: Process, steps: int, t_start: float, t_end: float) -> list[float]:
+        """N + 1 strictly decreasing times, the first t_start, the last t_end."""
+        steps = check_integer("steps", steps, 1)
+        t_start = check_number("t_start", t_start, 0, process.horizon, open_low=True)
+        t_end = check_number("t_end", t_end, 0, t_start, open_high=True)
+        if steps == 1:
+            return [t_start, t_end]
+        first, last = self.clock(process, t_start), self.clock(process, t_end)
+        if not (math.isfinite(first) and math.isfinite(last)):
+            raise ValueError(
+                f"{self!r} needs a finite clock at both ends, and t_end = {t_end:g}, t_start = {t_start:g} "
+                "give an infinite one; move the end inside [t_min, t_max] or use another grid"
+            )
+        inner = [self.time(process, first + (last - first) * i / steps) for i in range(1, steps)]
+        return check_times([t_start, *inner, t_end], process)
+
+
+@dataclass(frozen=True)
+class Power(TimeGrid):
+    """t^(1/power) uniform: 1 is uniform in t, 2 the quadratic grid of DDIM, 3 the cubic one."""
+
+    power: float = 1.0
+
+    def clock(self, process: Process, t: float) -> float:
+        """t^(1/power)."""
+        return t ** (1 / self.power)
+
+    def time(self, process: Process, reading: float) -> float:
+        """reading^power."""
+        return reading**self.power
+
+
+@dataclass(frozen=True)
+class Karras(TimeGrid):
+    """(sigma / alpha)^(1/power) uniform.  Karras et al. 2022, eq. 5."""
+
+    power: float = 7.0
+
+    def clock(self, process: Process, t: float) -> float:
+        """rho^(1/power)."""
+        return _rho(process, t) ** (1 / self.power)
+
+    def time(self, process: Process, reading: float) -> float:
+        """The time with rho = reading^power."""
+        return float(process.time_at_log_snr(-2 * self.power * math.log(reading)))
+
+
+@dataclass(frozen=True)
+class LogSNR(TimeGrid):
+    """log(alpha / sigma) uniform.  Lu et al. 2022 (DPM-Solver)."""
+
+    def clock(self, process: Process, t: float) -> float:
+        """log_snr(t)."""
+        return float(process.log_snr(t))
+
+    def time(self, process: Process, reading: float) -> float:
+        """Inverse of log_snr."""
+        return float(process.time_at_log_snr(reading))
+
+
+@dataclass(frozen=True)
+class Angle(TimeGrid):
+    """atan(sigma / (alpha data_std)) uniform: the best grid of a first-order flow step on N(0, data_std^2).
+
+    Sabour et al. 2024 for the optimality; on such data DDIM shrinks the standard deviation by exactly
+    cos(step)^N.
+    """
+
+    data_std: float = 1.0
+
+    def clock(self, process: Process, t: float) -> float:
+        """The angle."""
+        return math.atan(_rho(process, t) / self.data_std)
+
+    def time(self, process: Process, reading: float) -> float:
+        """The time with rho = data_std tan(reading)."""
+        return float(process.time_at_log_snr(-2 * math.log(self.data_std * math.tan(reading))))
+
+
+#: The grids that have names.
+GRIDS: dict[str, TimeGrid] = {
+    "uniform": Power(1.0),
+    "quadratic": Power(2.0),
+    "cubic": Power(3.0),
+    "karras": Karras(),
+    "log-snr": LogSNR(),
+    "angle": Angle(),
+}
+
+
+def resolve_grid(grid: str | TimeGrid) -> TimeGrid:
+    """A grid by name or as itself."""
+    if isinstance(grid, TimeGrid):
+        return grid
+    if not isinstance(grid, str):
+        raise TypeError(
+            f"grid must be a name, a TimeGrid or a 1-D tensor, got {type(grid).__name__}"
+        )
+    return GRIDS[check_choice("grid", grid, tuple(GRIDS))]
+
+
+def check_times(times: Tensor | Sequence[float], process: Process) -> list[float]:
+    """At least two strictly decreasing times in [0, T], as floats.
+
+    Raises:
+        ValueError: not one-dimensional, too short, NaN, duplicates, increasing, or outside [0, T].
+    """
+    vector = torch.as_tensor(times, dtype=torch.float64)
+    if vector.ndim != 1 or len(vector) < 2:
+        raise ValueError(
+            f"times must be a 1-D sequence of at least two, got shape {tuple(vector.shape)}"
+        )
+    values = vector.tolist()
+    for i, t in enumerate(values):
+        if not 0 <= t <= process.horizon:
+            raise ValueError(f"times must lie in [0, {process.horizon:g}], got times[{i}] = {t}")
+        if i and not t < values[i - 1]:
+            raise ValueError(
+                "times must decrease strictly (from noise to data), got "
+                f"times[{i - 1}] = {values[i - 1]}, times[{i}] = {t}"
+            )
+    return values
+
+
+def _rho(process: Process, t: float) -> float:
+    alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
+    return sigma / alpha if alpha else math.inf

@@ -232,6 +232,8 @@ class Process(ABC):
             return self._alpha(t) / self._alpha(s)
 
         def std(s: Number, t: Number) -> Number:
+            if not isinstance(t, Tensor) and s == t:
+                return 0.0
             return self._sigma(t) * sqrt(-expm1(self._delta_log_snr(s, t)))
 
         return self._evaluate2(scale, t_from, t_to), self._evaluate2(std, t_from, t_to)

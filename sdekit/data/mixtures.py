@@ -419,10 +419,6 @@ def _float64(name: str, values: Any) -> Tensor:
     return tensor
 
 
-def _listed(values: Any) -> Any:
-    return values if hasattr(values, "__array__") else list(values)
-
-
 def _log_weights(weights: Any, logits: Any, k: int) -> Tensor:
     if weights is not None and logits is not None:
         raise ValueError("give weights or logits, not both")

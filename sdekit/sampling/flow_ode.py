@@ -47,8 +47,8 @@ class FlowODE(Sampler):
 
     The adaptive methods (dopri5, dopri8, bosh3, fehlberg2, adaptive_heun) choose their steps from rtol and
     atol by an error norm over the whole batch: a sample's result depends on its batch mates
-    within the tolerance. `sample(chunk=1)` or a fixed method (euler, midpoint, heun2, heun3, rk4, implicit_adams: one step
-    an interval of the grid) removes that.
+    within the tolerance. `sample(chunk=1)` or a fixed method (euler, midpoint, heun2, heun3, rk4, implicit_adams: one
+    step an interval of the grid) removes that.
     """
 
     method: str = "dopri5"

@@ -32,8 +32,8 @@ class PredictorCorrector(PlanSampler):
         corrections: Langevin steps after each predictor step.
         data_std: standard deviation of the data.
         norm: None for the step above. "sample" or "batch" give the published step
-            e = 2 a (r |z| / |score|)^2, a = alpha_s^2 / alpha_t^2, from norms of each sample or from their batch
-            averages. Neither is affine. The first has an infinite mean in 1-D and 2-D; the second
+            e = 2 a (r |z| / |score|)^2, a = alpha_s^2 / alpha_t^2, from norms of each sample or from their
+            batch averages. Neither is affine. The first has an infinite mean in 1-D and 2-D; the second
             makes a sample's result depend on its batch mates.
     """
 

@@ -410,10 +410,9 @@ class ExactDenoiser(Denoiser):
 
 
 def _float64(name: str, values: Any) -> Tensor:
-    tensor = torch.as_tensor(
-        values if isinstance(values, (Tensor, float, int)) else _listed(values)
-    )
-    tensor = tensor.detach().to("cpu", torch.float64)
+    if not isinstance(values, (Tensor, float, int)) and not hasattr(values, "__array__"):
+        values = list(values)
+    tensor = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} must be finite, got {tensor.tolist()}")
     return tensor

@@ -4,9 +4,10 @@ A forward process, a denoiser read four ways, a sampler that is a table of numbe
 against.
 """
 
+from sdekit import networks, schedules, training
 from sdekit import sampling as samplers
-from sdekit import schedules
 from sdekit.data import ExactDenoiser, GaussianMixture
+from sdekit.ddpm import DDPM
 from sdekit.denoisers import Denoiser, EDMPrecondition, NetworkDenoiser
 from sdekit.errors import CheckpointError, NumericsError, SdekitError
 from sdekit.processes import (
@@ -20,10 +21,12 @@ from sdekit.processes import (
     SubVP,
 )
 from sdekit.sampling import ProbabilityFlow, ReverseSDE, Samples, sample
+from sdekit.training import TrainResult, train
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DDPM",
     "EDM",
     "VE",
     "VP",
@@ -43,7 +46,11 @@ __all__ = [
     "Samples",
     "SdekitError",
     "SubVP",
+    "TrainResult",
+    "networks",
     "sample",
     "samplers",
     "schedules",
+    "train",
+    "training",
 ]

@@ -180,11 +180,7 @@ class NetworkDenoiser(nn.Module, Denoiser):
         return out.to(x.dtype)
 
     def save(self, path: str | Path) -> None:
-        """Write weights and description to one safetensors file, atomically; `load` needs nothing else.
-
-        Raises:
-            TypeError: a network without a `config` property (the keyword arguments that rebuild it).
-        """
+        """Write weights and description to one safetensors file, atomically."""
         save_tensors(path, self.network.state_dict(), {"model": describe(self)})
 
     @classmethod
@@ -269,16 +265,16 @@ class EDMPrecondition(nn.Module, Denoiser):
 
 
 def describe(model: NetworkDenoiser) -> dict[str, Any]:
-    """Everything but the weights, as JSON: network class and arguments, process, prediction, time."""
+    """Everything but the weights, as JSON: network class and arguments, process, prediction, time.
+
+    A network without a `config` property (its constructor's keyword arguments), or a process that is not a
+    dataclass, is left out; `load` then asks for an instance.
+    """
     config = getattr(model.network, "config", None)
-    if not isinstance(config, dict):
-        raise TypeError(
-            f"{type(model.network).__name__} has no `config` property (its constructor's keyword "
-            "arguments), so a file could not rebuild it; add one, or save its state_dict yourself"
-        )
+    process = model.process
     return {
-        "network": {"type": type(model.network).__name__, **config},
-        "process": _describe_dataclass(model.process),
+        "network": {"type": type(model.network).__name__, **config} if config else None,
+        "process": _describe_dataclass(process) if dataclasses.is_dataclass(process) else None,
         "prediction": model.prediction,
         "time": model.time,
         "labels": model.labels,
@@ -323,9 +319,9 @@ def _describe_dataclass(obj: Any) -> dict[str, Any]:
     return {"type": type(obj).__name__, **values, **nested}
 
 
-def _rebuild(description: dict[str, Any], known: dict[str, type], what: str) -> Any:
-    fields = dict(description)
-    name = fields.pop("type")
+def _rebuild(description: dict[str, Any] | None, known: dict[str, type], what: str) -> Any:
+    fields = dict(description or {})
+    name = fields.pop("type", "of your own class")
     if name not in known:
         raise CheckpointError(
             f"the file names the {what} {name!r}, which sdekit does not have; give {what}="

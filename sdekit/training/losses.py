@@ -1,0 +1,171 @@
+"""Denoising score matching: how times are drawn, how errors are weighted, and the least loss there is.
+
+Every weighting is written on the error of the noise, E_t w(t) |eps - eps_hat|^2 (mean over the elements of a
+sample), whatever the network predicts: an error of its own target is converted by the affine reading.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from sdekit.data.mixtures import GaussianMixture
+from sdekit.denoisers import Denoiser, checked_output, conversion, target_weights
+from sdekit.errors import check_choice, check_integer, check_number
+from sdekit.processes import Process, expand
+
+Weighting = Literal["simple", "likelihood", "min-snr"]
+Times = Literal["uniform", "stratified"]
+
+
+def draw_times(
+    n: int, process: Process, generator: torch.Generator, times: str = "stratified"
+) -> Tensor:
+    """`n` times uniform on [t_min, t_max], float64 (n,).
+
+    "stratified" puts one in each of n equal cells (Kingma et al. 2021, appendix I.1): the same law for each,
+    less variance for the batch.
+    """
+    check_choice("times", times, get_args(Times))
+    if times == "uniform":
+        u = torch.rand(n, generator=generator, dtype=torch.float64)
+    else:
+        offset = torch.rand((), generator=generator, dtype=torch.float64)
+        u = (torch.arange(n, dtype=torch.float64) + offset) / n
+    return (process.t_min + (process.t_max - process.t_min) * u).clamp(max=process.t_max)
+
+
+@dataclass(frozen=True)
+class DenoisingLoss:
+    """E w(t) |eps - eps_hat(x_t, t)|^2, the mean over elements.
+
+    Args:
+        weighting: "simple", w = 1 (Ho et al. 2020, eq. 14); "likelihood", w = g^2 / (2 sigma^2), whose
+            integral bounds the likelihood (Song et al. 2021b, theorem 1); "min-snr", w = min(snr, cap) / snr
+            (Hang et al. 2023).
+        snr_cap: gamma of min-snr.
+    """
+
+    weighting: str = "simple"
+    snr_cap: float = 5.0
+
+    def __post_init__(self) -> None:
+        check_choice("weighting", self.weighting, get_args(Weighting))
+        check_number("snr_cap", self.snr_cap, 0, open_low=True)
+
+    def __call__(
+        self, model: Denoiser, x0: Tensor, t: Tensor, noise: Tensor, cond: Tensor | None = None
+    ) -> Tensor:
+        """Loss of each sample, (n,).
+
+        Args:
+            model: reads x_t; gradients flow through it.
+            x0: clean data (n, *event).
+            t: times (n,).
+            noise: unit normals of the shape of x0.
+            cond: passed to the network as the keyword `cond`.
+        """
+        process = model.process
+        x_t = process.perturb(x0, t, noise)
+        rows = {} if cond is None else {"cond": cond}
+        out = checked_output(model.predict(x_t, t, **rows), x0)
+        u, w = target_weights(process, model.prediction, t)
+        error = out - _combine(u, x0, w, noise)
+        per_sample = error.square().flatten(1).mean(1)
+        if model.prediction != "noise":
+            scale = torch.as_tensor(conversion(process, model.prediction, "noise", t)[1])
+            per_sample = per_sample * scale.square().to(per_sample)
+        if self.weighting != "simple":
+            per_sample = per_sample * self.weights(process, t).to(per_sample)
+        return per_sample
+
+    def weights(self, process: Process, t: Tensor) -> Tensor:
+        """w(t), (n,), float64."""
+        t = t.double()
+        if self.weighting == "likelihood":
+            g2, sigma = (torch.as_tensor(c) for c in (process.rates(t)[1], process.sigma(t)))
+            return 0.5 * g2 / sigma.square()
+        if self.weighting == "min-snr":
+            snr = torch.exp(torch.as_tensor(process.log_snr(t)))
+            return snr.clamp(max=self.snr_cap) / snr
+        return torch.ones_like(t)
+
+
+def _combine(u: float | Tensor, x0: Tensor, w: float | Tensor, noise: Tensor) -> Tensor:
+    """u x0 + w noise; the common targets without arithmetic."""
+    if isinstance(u, float) and isinstance(w, float) and (u, w) in ((0.0, 1.0), (1.0, 0.0)):
+        return noise if w else x0
+    u, w = (expand(c.to(x0) if isinstance(c, Tensor) else c, x0) for c in (u, w))
+    return u * x0 + w * noise
+
+
+def minimum_loss(
+    target: GaussianMixture, process: Process, *, n: int = 200_000, seed: int = 0
+) -> float:
+    """The least simple loss any network can have on a mixture: E_t [1 - sigma^2 J(p_t) / d], t uniform.
+
+    J = E |score|^2 is the Fisher information. In 1-D by quadrature (about 1e-9), else the mean over `n` exact
+    draws (about 1 / sqrt(n)).
+    """
+    if target.dim == 1:
+        return _minimum_by_quadrature(target, process)
+    check_integer("n", n, 1)
+    generator = torch.Generator().manual_seed(seed)
+    t = draw_times(n, process, generator)
+    x0 = target.sample(n, generator=generator)
+    noise = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
+    exact = target.denoiser(process).noise(process.perturb(x0, t, noise), t)
+    return 1 - exact.square().mean().item()
+
+
+def excess_loss(
+    model: Denoiser, target: GaussianMixture, *, n: int = 100_000, seed: int = 0
+) -> tuple[float, float]:
+    """Mean of |eps_hat - exact noise|^2 over the training law, and its standard error.
+
+    That is the simple loss of the model minus the least there is, without the variance of the loss.
+    """
+    check_integer("n", n, 2)
+    process, generator = model.process, torch.Generator().manual_seed(seed)
+    t = draw_times(n, process, generator)
+    x0 = target.sample(n, generator=generator)
+    noise = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
+    x_t, exact = process.perturb(x0, t, noise), target.denoiser(process)
+    with torch.no_grad():
+        gaps = [
+            (model.noise(x, s) - exact.noise(x, s)).square().mean(1)
+            for x, s in zip(x_t.split(8192), t.split(8192), strict=True)
+        ]
+    gap = torch.cat(gaps)
+    return gap.mean().item(), gap.std().item() / math.sqrt(n)
+
+
+def _minimum_by_quadrature(target: GaussianMixture, process: Process) -> float:
+    from numpy.polynomial.legendre import leggauss
+
+    points, weights = (torch.from_numpy(v) for v in leggauss(24))
+    low, high = process.t_min, process.t_max
+    # Panels that halve towards t_min, where the loss rises from 0 to 1 within decades of t.
+    cuts = [low] + [low + (high - low) * 2.0**-k for k in range(16, -1, -1)]
+    total = 0.0
+    for a, b in pairwise(cuts):
+        for u, w in zip(points.tolist(), weights.tolist(), strict=True):
+            t = a + (b - a) * (u + 1) / 2
+            total += (
+                0.5 * (b - a) * w * (1 - float(process.sigma(t)) ** 2 * _fisher(target, process, t))
+            )
+    return total / (high - low)
+
+
+def _fisher(target: GaussianMixture, process: Process, t: float) -> float:
+    """E |score|^2 at t in 1-D: trapezoid sums on every component's own grid, spectrally accurate."""
+    law = target.at(process, t)
+    z = torch.linspace(-9, 9, 241, dtype=torch.float64)
+    stds, means = law.variances.sqrt(), law.means
+    x = means + stds * z  # (k, points): an integral against each component's own bell
+    bell = torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi) * (z[1] - z[0])
+    score = law.score(x.reshape(-1, 1)).reshape(x.shape)
+    return float((law.weights[:, None] * bell * score.square()).sum())

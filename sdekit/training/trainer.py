@@ -1,0 +1,386 @@
+"""Training: `fit` is the inner loop, yours to own; `train` is the run around it.
+
+The randomness of step k (which data, times, noise) is a function of (seed, k), so a run that is stopped and
+resumed is the run that was not, bit for bit on the same machine and number of threads.
+"""
+
+import copy
+import json
+import math
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import Dataset
+
+from sdekit.denoisers import Denoiser
+from sdekit.errors import (
+    NumericsError,
+    check_choice,
+    check_finite,
+    check_integer,
+    check_number,
+    check_seed,
+)
+from sdekit.training.checkpoints import TrainingState, checkpoints, remove_leftovers
+from sdekit.training.losses import DenoisingLoss, draw_times
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Endless data, such as a `GaussianMixture`: fresh samples every step."""
+
+    def sample(self, n: int, *, generator: torch.Generator) -> Tensor:
+        """`n` independent points, (n, *event)."""
+        ...
+
+
+Data = Tensor | Dataset | Source
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step: its index from 0, mean loss of the batch, and gradient norm before clipping."""
+
+    index: int
+    loss: float
+    gradient_norm: float
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run.
+
+    Attributes:
+        model: the averaged (EMA) model, in eval mode.
+        losses: batch loss of every step, float64 (steps,).
+        seconds: wall time of the steps of this call.
+        checkpoint: the last one, None without `out`.
+    """
+
+    model: Any
+    losses: Tensor
+    seconds: float
+    checkpoint: Path | None
+
+
+def fit(
+    model: Denoiser,
+    batches: Iterable[Tensor | tuple[Tensor, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    *,
+    loss: DenoisingLoss | None = None,
+    times: str = "stratified",
+    clip: float | None = None,
+    seed: int = 0,
+    first: int = 0,
+) -> Iterator[Step]:
+    """Take one optimiser step a batch, yielding after each; log, average, stop as you like.
+
+    Args:
+        model: a `Denoiser` that is a module.
+        batches: x0 (n, *event), or (x0, cond) pairs.
+        optimizer: over the model's parameters.
+        loss: what to minimise; `DenoisingLoss()` if not given.
+        times: "stratified" or "uniform".
+        clip: largest gradient norm.
+        seed: of times and noise.
+        first: index of the first step, for a run that goes on.
+
+    Raises:
+        NumericsError: a loss or gradient that is not finite; the parameters are as before that step.
+    """
+    loss = DenoisingLoss() if loss is None else loss
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    limit = math.inf if clip is None else check_number("clip", clip, 0, open_low=True)
+    for index, batch in enumerate(batches, first):
+        x0, cond = batch if isinstance(batch, tuple) else (batch, None)
+        generator = step_generator(seed, index, "noise")
+        t = draw_times(len(x0), model.process, generator, times).to(x0.device)
+        noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype).to(x0.device)
+        value = loss(model, x0, t, noise, cond).mean()
+        optimizer.zero_grad()
+        value.backward()
+        norm = nn.utils.clip_grad_norm_(parameters, limit).item()
+        if not (math.isfinite(value.item()) and math.isfinite(norm)):
+            raise NumericsError(
+                f"loss {value.item():g} and gradient norm {norm:g} at step {index} are not finite"
+            )
+        optimizer.step()
+        yield Step(index, value.item(), norm)
+
+
+def train(
+    model: Denoiser,
+    data: Data,
+    *,
+    steps: int = 5_000,
+    out: str | Path | None = None,
+    cond: Tensor | None = None,
+    seed: int = 0,
+    batch: int = 512,
+    lr: float = 3e-3,
+    warmup: int = 100,
+    schedule: str = "cosine",
+    weight_decay: float = 0.0,
+    clip: float = 1.0,
+    ema: float = 0.999,
+    weighting: str = "simple",
+    times: str = "stratified",
+    checkpoint_every: int = 1_000,
+    keep: int = 2,
+    resume: bool = False,
+    progress: bool = True,
+    callback: Callable[[Step, nn.Module], Any] | None = None,
+) -> TrainResult:
+    """Train by denoising score matching with AdamW, warm-up, clipping and an averaged model.
+
+    Args:
+        model: a `NetworkDenoiser`, `EDMPrecondition` or other `Denoiser` that is a module; trained in place.
+        data: samples (N, *event), a `Dataset` of samples (held in memory), or anything with
+            `.sample(n, generator=)`, from which every step draws afresh.
+        steps: optimiser steps in total, also when resuming.
+        out: folder of the run: checkpoints/ and losses.json. None keeps nothing.
+        cond: conditions (N, ...), one row a sample of `data`.
+        seed: of everything random in the run.
+        batch: samples a step.
+        lr: peak learning rate, after `warmup` steps of linear rise.
+        warmup: steps of the rise.
+        schedule: "cosine" (falls to 0 at the last step) or "constant".
+        weight_decay: of AdamW.
+        clip: largest gradient norm.
+        ema: decay of the averaged weights; at step k it is min(ema, (1 + k) / (10 + k)).
+        weighting: "simple", "likelihood" or "min-snr"; see `DenoisingLoss`.
+        times: "stratified" or "uniform".
+        checkpoint_every: steps between checkpoints; Ctrl-C and SIGTERM write one too.
+        keep: checkpoints to keep.
+        resume: continue the run in `out`, bit for bit, if there is one.
+        progress: show a bar with the loss.
+        callback: called as callback(step, averaged module) after every step; true stops the run.
+
+    Raises:
+        ValueError, TypeError: an argument, before anything is written.
+        CheckpointError: `resume` with other settings, or damaged files.
+        NumericsError: NaN; names the step and the last good checkpoint.
+    """
+    if not (isinstance(model, Denoiser) and isinstance(model, nn.Module)):
+        raise TypeError(f"model must be a Denoiser and a torch module, got {type(model).__name__}")
+    steps, batch = check_integer("steps", steps, 1), check_integer("batch", batch, 1)
+    warmup, keep = check_integer("warmup", warmup, 0), check_integer("keep", keep, 1)
+    check_integer("checkpoint_every", checkpoint_every, 1)
+    check_number("lr", lr, 0, open_low=True)
+    check_number("weight_decay", weight_decay, 0)
+    check_number("clip", clip, 0, open_low=True)
+    check_number("ema", ema, 0, 1, open_high=True)
+    check_choice("schedule", schedule, ("cosine", "constant"))
+    check_choice("times", times, ("stratified", "uniform"))
+    loss, seed = DenoisingLoss(weighting), check_seed(seed) or 0
+    parameter = next(model.parameters())
+    draw = _Batches(data, cond, batch, seed, parameter)
+    config = {
+        **{"steps": steps if schedule == "cosine" else None, "seed": seed, "batch": batch},
+        **{"lr": lr, "warmup": warmup, "schedule": schedule, "weight_decay": weight_decay},
+        **{"clip": clip, "ema": ema, "weighting": weighting, "times": times},
+        **{"process": repr(model.process), "prediction": model.prediction},
+    }
+    fused = parameter.device.type in ("cpu", "cuda")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=fused)
+    average = AveragedModel(model, multi_avg_fn=_Warmed(ema), use_buffers=False)
+    state = TrainingState(model, average, optimizer, 0, [], config)
+    folder = None if out is None else Path(out) / "checkpoints"
+    last: Path | None = None
+
+    with torch.random.fork_rng(), _signals() as stopped, _training(model):
+        torch.manual_seed(seed)
+        if folder is not None:
+            last = _prepare(folder, state, resume)
+        began = time.perf_counter()
+        running = fit(
+            model,
+            (draw(k) for k in _paced(optimizer, state.step, steps, lr, warmup, schedule)),
+            optimizer,
+            loss=loss,
+            times=times,
+            clip=clip,
+            seed=seed,
+            first=state.step,
+        )
+        try:
+            with _bar(progress, state.step, steps) as show:
+                for step in running:
+                    average.update_parameters(model)
+                    state.step = step.index + 1
+                    state.losses.append(step.loss)
+                    show(step)
+                    halt = callback is not None and callback(step, average.module)
+                    due = state.step % checkpoint_every == 0 or state.step == steps
+                    if folder is not None and (due or halt or stopped):
+                        last = state.save(folder, keep)
+                    if stopped:
+                        stopped[0](last)
+                    if halt:
+                        break
+        except NumericsError as error:
+            where = f"the last good checkpoint is {last}" if last else "no checkpoint was written"
+            raise NumericsError(f"{error}; training stopped and {where}") from error
+        seconds = time.perf_counter() - began
+    if out is not None:
+        record = {"config": config, "seconds": seconds, "losses": state.losses}
+        (Path(out) / "losses.json").write_text(json.dumps(record))
+    averaged = copy.deepcopy(average.module).eval()
+    losses = torch.tensor(state.losses, dtype=torch.float64)
+    return TrainResult(averaged, losses, seconds, last)
+
+
+def step_generator(seed: int, step: int, purpose: str) -> torch.Generator:
+    """The generator of one purpose at one step: a function of its arguments alone."""
+    key = random.Random(f"{seed} {step} {purpose}").getrandbits(63)
+    return torch.Generator().manual_seed(key)
+
+
+class _Batches:
+    """Batch k of the data as a function of k: endless samples, or walks through shuffled epochs."""
+
+    def __init__(
+        self, data: Data, cond: Tensor | None, batch: int, seed: int, like: Tensor
+    ) -> None:
+        self.batch, self.seed, self.like = batch, seed, like
+        if isinstance(data, Dataset):
+            items = [data[i] for i in range(len(data))]  # type: ignore[arg-type]
+            data = torch.stack([item[0] if isinstance(item, tuple) else item for item in items])
+        if not isinstance(data, (Tensor, Source)):
+            raise TypeError(
+                f"data must be a tensor, a Dataset or have .sample(n, generator=), got {type(data).__name__}"
+            )
+        self.data, self.cond = data, cond
+        if isinstance(data, Tensor):
+            if data.ndim == 0 or not len(data):
+                raise ValueError(f"data must hold samples (N, *event), got {tuple(data.shape)}")
+            check_finite("data", data)
+        if cond is not None and not (isinstance(data, Tensor) and len(cond) == len(data)):
+            raise ValueError("cond needs data with as many rows; endless data has none")
+        self._epochs: dict[int, Tensor] = {}
+
+    def __call__(self, step: int) -> Tensor | tuple[Tensor, Tensor]:
+        if not isinstance(self.data, Tensor):
+            x0 = self.data.sample(self.batch, generator=step_generator(self.seed, step, "data"))
+            return x0.to(self.like)
+        rows = self._rows(step)
+        x0 = self.data[rows].to(self.like)
+        return x0 if self.cond is None else (x0, self.cond[rows].to(self.like.device))
+
+    def _rows(self, step: int) -> Tensor:
+        """Places step * batch .. of an endless sequence of shuffled epochs."""
+        n, first = len(self.data), step * self.batch  # type: ignore[arg-type]
+        last = first + self.batch
+        epochs = range(first // n, (last - 1) // n + 1)
+        self._epochs = {
+            e: self._epochs[e]
+            if e in self._epochs
+            else torch.randperm(n, generator=step_generator(self.seed, e, "epoch"))
+            for e in epochs
+        }
+        rows = torch.cat([self._epochs[e] for e in epochs])
+        return rows[first - epochs[0] * n : last - epochs[0] * n]
+
+
+class _Warmed:
+    """EMA with the decay min(ema, (1 + k) / (10 + k)) at update k, in one fused pass."""
+
+    def __init__(self, ema: float) -> None:
+        self.ema = ema
+
+    def __call__(self, averages: Any, current: Any, updates: Tensor | int) -> None:
+        k = int(updates)
+        decay = min(self.ema, (1 + k) / (10 + k))
+        torch._foreach_lerp_(list(averages), list(current), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _paced(
+    optimizer: torch.optim.Optimizer, first: int, steps: int, lr: float, warmup: int, schedule: str
+) -> Iterator[int]:
+    """Step numbers, each with its learning rate set: a function of the step, so nothing to restore."""
+    for k in range(first, steps):
+        rate = lr * min(1.0, (k + 1) / warmup) if warmup else lr
+        if schedule == "cosine":
+            rate *= 0.5 * (1 + math.cos(math.pi * k / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        yield k
+
+
+def _prepare(folder: Path, state: TrainingState, resume: bool) -> Path | None:
+    """The folder of the run, and its newest checkpoint restored if wanted."""
+    if not resume and checkpoints(folder):
+        raise ValueError(f"{folder.parent} already holds a run; give resume=True or another out=")
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    return state.restore_newest(folder) if resume else None
+
+
+@contextmanager
+def _training(model: nn.Module) -> Iterator[None]:
+    was = model.training
+    model.train()
+    try:
+        yield
+    finally:
+        model.train(was)
+
+
+@contextmanager
+def _signals() -> Iterator[list[Callable[[Path | None], None]]]:
+    """Ctrl-C and SIGTERM let the step finish; the list then holds what to raise after saving."""
+    stopped: list[Callable[[Path | None], None]] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+
+    def handler(number: int, frame: Any) -> None:
+        if stopped:
+            raise KeyboardInterrupt
+
+        def leave(last: Path | None) -> None:
+            print(f"stopped; the last checkpoint is {last}", file=sys.stderr)
+            if number == signal.SIGTERM:
+                raise SystemExit(143)
+            raise KeyboardInterrupt
+
+        stopped.append(leave)
+
+    before = {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextmanager
+def _bar(progress: bool, first: int, steps: int) -> Iterator[Callable[[Step], None]]:
+    """A progress bar with a running mean of the loss."""
+    if not progress:
+        yield lambda step: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=steps, initial=first, desc="training", unit="step") as bar:
+        smooth: list[float] = []
+
+        def show(step: Step) -> None:
+            smooth[:] = [step.loss if not smooth else 0.98 * smooth[0] + 0.02 * step.loss]
+            if step.index % 20 == 0:
+                bar.set_postfix(loss=f"{smooth[0]:.4f}", refresh=False)
+            bar.update()
+
+        yield show

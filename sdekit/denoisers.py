@@ -11,6 +11,7 @@ Samplers, likelihoods and checks take a `Denoiser` and cannot tell an exact one 
 """
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -36,7 +37,7 @@ def target_weights(process: Process, kind: str, t: Number) -> tuple[Number, Numb
         case "noise":
             return 0.0, 1.0
         case "score":
-            return 0.0, -1 / process.sigma(t)
+            return 0.0, ratio(-1.0, process.sigma(t))
         case "v":
             return -process.sigma(t), process.alpha(t)
         case _:
@@ -56,12 +57,13 @@ def conversion(process: Process, given: str, wanted: str, t: Number) -> tuple[Nu
     u, w = target_weights(process, given, t)
     u2, w2 = target_weights(process, wanted, t)
     determinant = u * sigma - w * alpha
-    if not isinstance(determinant, Tensor) and determinant == 0:
+    a, b = ratio(w2 * u - u2 * w, determinant), ratio(u2 * sigma - w2 * alpha, determinant)
+    if not (isinstance(a, Tensor) or isinstance(b, Tensor) or math.isfinite(a + b)):
         raise ValueError(
             f"at t = {t} (alpha = {alpha:g}, sigma = {sigma:g}) a prediction of {given!r} does not "
             f"determine {wanted!r}; use a data or v prediction, or stay inside [t_min, t_max]"
         )
-    return (w2 * u - u2 * w) / determinant, (u2 * sigma - w2 * alpha) / determinant
+    return a, b
 
 
 class Denoiser(ABC):
@@ -170,14 +172,7 @@ class NetworkDenoiser(nn.Module, Denoiser):
 
     def predict(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
         """The network's output at x and t, in the shape and dtype of x."""
-        parameter = next(self.network.parameters(), x)
-        if parameter.device != x.device:
-            raise ValueError(
-                f"x is on {x.device}, the network on {parameter.device}; move one of them with .to()"
-            )
-        clock = self._network_time(x, t, parameter.dtype)
-        out = checked_output(self.network(x.to(parameter.dtype), clock, **conditions), x)
-        return out.to(x.dtype)
+        return _call(self.network, x, self._network_time(x, t), conditions)
 
     def save(self, path: str | Path) -> None:
         """Write weights and description to one safetensors file, atomically."""
@@ -197,10 +192,13 @@ class NetworkDenoiser(nn.Module, Denoiser):
         model = rebuild(header["model"], network, process)
         prefix = header.get("weights_prefix", "")
         weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        dtypes = {w.dtype for w in weights.values() if w.is_floating_point()}
+        if network is None and len(dtypes) == 1:
+            model.network.to(dtypes.pop())
         load_weights(model.network, weights, path)
         return model
 
-    def _network_time(self, x: Tensor, t: Number, dtype: torch.dtype) -> Tensor:
+    def _network_time(self, x: Tensor, t: Number) -> Tensor:
         """What the network expects as its time, (n,), or (1,) where it may be shared."""
         match self.time:
             case "unit":
@@ -214,10 +212,7 @@ class NetworkDenoiser(nn.Module, Denoiser):
                 position = n * t / self.process.horizon
                 value = (position.round() if isinstance(position, Tensor) else round(position)) - 1
         clock = torch.as_tensor(value, device=x.device)
-        clock = clock.to(torch.int64 if self.time == "label" else dtype)
-        if clock.ndim:
-            return clock
-        return clock.expand(1 if getattr(self.network, "broadcasts_time", False) else len(x))
+        return clock.to(torch.int64) if self.time == "label" else clock
 
 
 class EDMPrecondition(nn.Module, Denoiser):
@@ -238,6 +233,8 @@ class EDMPrecondition(nn.Module, Denoiser):
         self, network: nn.Module, process: Process | None = None, sigma_data: float = 1.0
     ) -> None:
         super().__init__()
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}")
         self.network, self.process = network, EDM() if process is None else process
         self.sigma_data = check_number("sigma_data", sigma_data, 0, open_low=True)
 
@@ -247,18 +244,31 @@ class EDMPrecondition(nn.Module, Denoiser):
 
     def predict(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
         """D(y; rho), an estimate of E[x_0 | x_t = x]."""
-        alpha, rho = self.process.alpha(t), ratio(self.process.sigma(t), self.process.alpha(t))
-        spread = sqrt(rho * rho + self.sigma_data**2)
-        c_in, c_skip = 1 / (alpha * spread), (self.sigma_data / spread) ** 2 / alpha
-        c_out = rho * self.sigma_data / spread
+        alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+        if not isinstance(alpha, Tensor) and 0.0 in (alpha, sigma):
+            raise ValueError(f"t must have a finite log(sigma / alpha), the time of F; got t = {t}")
+        spread = sqrt(sigma * sigma + (alpha * self.sigma_data) ** 2)  # alpha sqrt(rho^2 + data^2)
+        c_in, c_skip = 1 / spread, alpha * (self.sigma_data / spread) ** 2
+        c_out = sigma * self.sigma_data / spread
         c_in, c_skip, c_out = (
             expand(c.to(x) if isinstance(c, Tensor) else c, x) for c in (c_in, c_skip, c_out)
         )
-        clock = torch.as_tensor(log(rho) / 4).to(x)
-        if not clock.ndim:
-            shared = getattr(self.network, "broadcasts_time", False)
-            clock = clock.expand(1 if shared else len(x))
-        return c_skip * x + c_out * checked_output(self.network(c_in * x, clock, **conditions), x)
+        clock = torch.as_tensor(log(sigma / alpha) / 4, device=x.device)
+        return c_skip * x + c_out * _call(self.network, c_in * x, clock, conditions)
+
+
+def _call(network: nn.Module, x: Tensor, clock: Tensor, conditions: dict[str, Any]) -> Tensor:
+    """The network's checked output in x's dtype; its own dtype inside; a shared time as (n,) or (1,)."""
+    parameter = next(network.parameters(), x)
+    if parameter.device != x.device:
+        raise ValueError(
+            f"x is on {x.device}, the network on {parameter.device}; move one of them with .to()"
+        )
+    if clock.is_floating_point():
+        clock = clock.to(parameter.dtype)
+    if not clock.ndim:
+        clock = clock.expand(1 if getattr(network, "broadcasts_time", False) else len(x))
+    return checked_output(network(x.to(parameter.dtype), clock, **conditions), x).to(x.dtype)
 
 
 # ------------------------------------------------------------------- models as files, by name

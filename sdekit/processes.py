@@ -31,6 +31,7 @@ from sdekit.elementary import (
     log,
     log1p,
     ratio,
+    sigmoid,
     softplus,
     sqrt,
 )
@@ -73,7 +74,7 @@ class GaussianPrior:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density of each row of x (n, *event), in nats: shape (n,)."""
-        flat = x.flatten(1)
+        flat = x.flatten(1) if x.ndim > 1 else x[:, None]
         constant = flat.shape[1] * math.log(self.std * math.sqrt(2 * math.pi))
         return -0.5 * (flat / self.std).square().sum(1) - constant
 
@@ -152,8 +153,12 @@ class Process(ABC):
         return f * self._alpha(t), f * sigma + 0.5 * ratio(g2, sigma)
 
     def _delta_log_snr(self, s: Number, t: Number) -> Number:
-        """log_snr(t) - log_snr(s)."""
+        """log_snr(t) - log_snr(s) for s < t."""
         return self._log_snr(t) - self._log_snr(s)
+
+    def _scale(self, s: Number, t: Number) -> Number:
+        """alpha(t) / alpha(s) for s < t."""
+        return self._alpha(t) / self._alpha(s)
 
     def _log_snr(self, t: Number) -> Number:
         return 2 * (log(self._alpha(t)) - log(self._sigma(t)))
@@ -185,13 +190,15 @@ class Process(ABC):
 
     def time_at_log_snr(self, value: Number) -> Number:
         """The time in [0, T] at which log_snr has the given value, which it must take there."""
-        t = self._evaluate(self._time_at_log_snr, value, -math.inf, math.inf, "log_snr")
-        end = t.max().item() if isinstance(t, Tensor) and t.numel() else t
-        if not end <= self.horizon * (1 + 1e-9):
-            raise ValueError(
-                f"log_snr must be >= {self._log_snr(self.horizon):.6g}, its value at T, got {value}"
-            )
-        return t.clamp(max=self.horizon) if isinstance(t, Tensor) else min(t, self.horizon)
+        low, high = self._log_snr_range
+        t = self._evaluate(self._time_at_log_snr, value, low, high, "log_snr")
+        return t.clamp(0, self.horizon) if isinstance(t, Tensor) else min(max(t, 0.0), self.horizon)
+
+    @cached_property
+    def _log_snr_range(self) -> tuple[float, float]:
+        """log_snr at T and at 0, each further out by what rounding may add to a finite value."""
+        low, high = float(self._log_snr(self.horizon)), float(self._log_snr(0.0))
+        return low - 1e-12 * (1 + abs(low)), high + 1e-12 * (1 + abs(high))
 
     def rates(self, t: Number) -> tuple[Number, Number]:
         """(f, g^2) of dx = f(t) x dt + g(t) dW on the closed [0, T]; may be infinite at a singular end."""
@@ -206,7 +213,7 @@ class Process(ABC):
     def drift(self, x: Tensor, t: Number) -> Tensor:
         """f(t) x of the forward SDE (Song et al. 2021, eq. 5); t in [t_min, t_max]."""
         f = self._evaluate(lambda u: self._rates(u)[0], t, self.t_min, self.t_max)
-        return expand(f, x) * x
+        return _cast(expand(f, x), x) * x
 
     def diffusion(self, t: Number) -> Number:
         """g(t) of the forward SDE: the coefficient, not its square; t in [t_min, t_max]."""
@@ -214,6 +221,8 @@ class Process(ABC):
 
     def perturb(self, x0: Tensor, t: Number, noise: Tensor) -> Tensor:
         """alpha(t) x0 + sigma(t) noise for x0 and unit noise of shape (n, *event)."""
+        if not x0.is_floating_point():
+            raise TypeError(f"x0 must be floating point, got {x0.dtype}; scale it to float")
         if noise.shape != x0.shape:
             raise ValueError(
                 f"noise must have the shape of x0, {tuple(x0.shape)}, got {tuple(noise.shape)}"
@@ -228,19 +237,23 @@ class Process(ABC):
         """
         self._check_order(t_from, t_to)
 
-        def scale(s: Number, t: Number) -> Number:
-            return self._alpha(t) / self._alpha(s)
-
         def std(s: Number, t: Number) -> Number:
-            if not isinstance(t, Tensor) and s == t:
-                return 0.0
             return self._sigma(t) * sqrt(-expm1(self._delta_log_snr(s, t)))
 
-        return self._evaluate2(scale, t_from, t_to), self._evaluate2(std, t_from, t_to)
+        scale = self._evaluate2(_unless_equal(self._scale, 1.0), t_from, t_to)
+        return scale, self._evaluate2(_unless_equal(std, 0.0), t_from, t_to)
 
     def delta_log_snr(self, s: Number, t: Number) -> Number:
         """log_snr(t) - log_snr(s), with all digits when s and t are close; both in [0, T]."""
-        return self._evaluate2(self._delta_log_snr, s, t)
+        forward = _unless_equal(self._delta_log_snr, 0.0)
+
+        def signed(s: Number, t: Number) -> Number:
+            if isinstance(s, Tensor) and isinstance(t, Tensor):
+                change = torch.as_tensor(forward(torch.minimum(s, t), torch.maximum(s, t)))
+                return torch.where(s > t, -change, change)
+            return forward(s, t) if s <= t else -forward(t, s)
+
+        return self._evaluate2(signed, s, t)
 
     def node(self, t: float, index: int | None = None) -> Node:
         """The process at one time, in floats."""
@@ -296,6 +309,17 @@ def _cast(value: Number, x: Tensor) -> Number:
     return value.to(x.dtype) if isinstance(value, Tensor) else value
 
 
+def _unless_equal(function: Callable[[Any, Any], Number], limit: float) -> Callable[..., Number]:
+    """`function(s, t)`, and its limit where s = t: a singular end gives 0 / 0 there."""
+
+    def guarded(s: Number, t: Number) -> Number:
+        if isinstance(s, Tensor):
+            return torch.where(s == t, limit, torch.as_tensor(function(s, t)))
+        return limit if s == t else function(s, t)
+
+    return guarded
+
+
 def _derivative(y: Tensor, t: Tensor) -> Tensor:
     if not y.requires_grad:
         return torch.zeros_like(t)
@@ -312,9 +336,9 @@ def _check_time(t: Any, low: float, high: float, name: str, where: str) -> None:
         if t.is_meta or not t.numel():
             return
         first, last = t.min().item(), t.max().item()
-        # A float32 time may round past a float64 end by half an ulp.
-        slack = torch.finfo(t.dtype).eps * abs(high) if t.dtype != torch.float64 else 0.0
-        inside = first >= low - slack and last <= high + slack
+        # A float32 time may round past a float64 end by half an ulp of that end.
+        eps = torch.finfo(t.dtype).eps if t.dtype != torch.float64 else 0.0
+        inside = first >= low - _slack(eps, low) and last <= high + _slack(eps, high)
         given = f"[{first:g}, {last:g}]"
     else:
         if isinstance(t, bool) or not isinstance(t, (int, float)):
@@ -322,6 +346,10 @@ def _check_time(t: Any, low: float, high: float, name: str, where: str) -> None:
         inside, given = low <= t <= high, repr(t)
     if not inside:
         raise ValueError(f"{name} must lie in [{low:g}, {high:g}] for {where}, got {given}")
+
+
+def _slack(eps: float, end: float) -> float:
+    return eps * abs(end) if math.isfinite(end) else 0.0
 
 
 # ---------------------------------------------------------------------------- variance preserving
@@ -355,6 +383,9 @@ class _Scheduled(Process):
 
     def _alpha(self, t: Number) -> Number:
         return exp(-0.5 * self.schedule.B(t))
+
+    def _scale(self, s: Number, t: Number) -> Number:
+        return exp(-0.5 * self.schedule.delta_B(s, t))
 
     @property
     def prior(self) -> GaussianPrior:
@@ -392,7 +423,8 @@ class VP(_Scheduled):
         return -0.5 * beta, beta
 
     def _delta_log_snr(self, s: Number, t: Number) -> Number:
-        return -log1p(ratio(expm1(self.schedule.delta_B(s, t)), -expm1(-self.schedule.B(s))))
+        increment = self.schedule.delta_B(s, t)
+        return -increment - _log_gain(increment, self.schedule.B(s))
 
     def _time_at_log_snr(self, value: Number) -> Number:
         return self.schedule.inverse(softplus(-value))
@@ -409,10 +441,13 @@ class SubVP(_Scheduled):
         beta = self.schedule.beta(t)
         return -0.5 * beta, beta * -expm1(-2 * self.schedule.B(t))
 
+    def _slopes(self, t: Number) -> tuple[Number, Number]:
+        beta, B = self.schedule.beta(t), self.schedule.B(t)
+        return -0.5 * beta * exp(-0.5 * B), beta * exp(-B)
+
     def _delta_log_snr(self, s: Number, t: Number) -> Number:
-        increment, start = self.schedule.delta_B(s, t), self.schedule.B(s)
-        gain = ratio(-expm1(-increment) * exp(-start), -expm1(-start))
-        return -increment - 2 * log1p(gain)
+        increment = self.schedule.delta_B(s, t)
+        return -increment - 2 * _log_gain(increment, self.schedule.B(s))
 
     def _time_at_log_snr(self, value: Number) -> Number:
         # sigma / alpha = 2 sinh(B / 2)
@@ -440,7 +475,7 @@ class VE(Process):
 
     @property
     def _rate(self) -> float:
-        return 2 * math.log(self.sigma_max / self.sigma_min)
+        return 2 * math.log1p((self.sigma_max - self.sigma_min) / self.sigma_min)
 
     def _alpha(self, t: Number) -> Number:
         return 1.0 + 0 * t
@@ -454,9 +489,10 @@ class VE(Process):
         return 0.0 * t, self.sigma_min**2 * self._rate * exp(self._rate * t)
 
     def _delta_log_snr(self, s: Number, t: Number) -> Number:
+        increment = self._rate * (t - s)
         if self.start_at_sigma_min:
-            return -self._rate * (t - s)
-        return -_log_growth(self._rate, s, t)
+            return -increment
+        return -increment - _log_gain(increment, self._rate * s)
 
     def _time_at_log_snr(self, value: Number) -> Number:
         if self.start_at_sigma_min:
@@ -518,6 +554,9 @@ class _ConstantRates(Process):
     def _alpha(self, t: Number) -> Number:
         return exp(-self._constants()[0] * t)
 
+    def _scale(self, s: Number, t: Number) -> Number:
+        return exp(-self._constants()[0] * (t - s))
+
     def _sigma(self, t: Number) -> Number:
         theta, d2 = self._constants()
         return sqrt(d2 * (-expm1(-2 * theta * t) / (2 * theta) if theta else t))
@@ -527,7 +566,10 @@ class _ConstantRates(Process):
         return -theta + 0 * t, d2 + 0 * t
 
     def _delta_log_snr(self, s: Number, t: Number) -> Number:
-        return -_log_growth(2 * self._constants()[0], s, t)
+        rate = 2 * self._constants()[0]
+        if not rate:
+            return -log1p(ratio(t - s, s))
+        return -rate * (t - s) - _log_gain(rate * (t - s), rate * s)
 
     def _time_at_log_snr(self, value: Number) -> Number:
         theta, d2 = self._constants()
@@ -595,17 +637,15 @@ class Interpolant(Process):
         return -1.0 + 0 * t, 1.0 + 0 * t
 
     def _delta_log_snr(self, s: Number, t: Number) -> Number:
-        return 2 * (log1p(ratio(s - t, 1.0 - s)) - log1p(ratio(t - s, s)))
+        return -2 * (log1p(ratio(t - s, 1.0 - t)) + log1p(ratio(t - s, s)))
 
     def _time_at_log_snr(self, value: Number) -> Number:
-        return 1 / (1 + exp(0.5 * value))
+        return sigmoid(-0.5 * value)
 
 
-def _log_growth(rate: float, s: Number, t: Number) -> Number:
-    """log(expm1(rate t) / expm1(rate s)), and its limit log(t / s) at rate 0, accurate for close times."""
-    if not rate:
-        return log1p(ratio(t - s, s))
-    return log1p(ratio(expm1(rate * (t - s)), -expm1(-rate * s)))
+def _log_gain(increment: Number, start: Number) -> Number:
+    """log((1 - e^-(start + increment)) / (1 - e^-start)): accurate for small increments, never overflows."""
+    return log1p(ratio(-expm1(-increment) * exp(-start), -expm1(-start)))
 
 
 #: One instance of every process; tests, checks and documentation iterate over it.

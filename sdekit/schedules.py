@@ -158,6 +158,8 @@ class Sigmoid(Schedule):
 
     def __post_init__(self) -> None:
         _check_betas(self.beta_min, self.beta_max)
+        check_number("start", self.start)
+        check_number("end", self.end)
         check_number("end - start", self.end - self.start, 0, 500, open_low=True)
 
     def _argument(self, t: Number) -> Number:
@@ -295,13 +297,13 @@ class Tabulated(Schedule):
         if isinstance(t, Tensor):
             position = t * n
             nearest = position.round()
-            position = torch.where((position - nearest).abs() <= 4e-16 * n, nearest, position)
+            position = torch.where((position - nearest).abs() <= 4e-16 * nearest, nearest, position)
             cell = (position.ceil() - 1).clamp(0, n - 1).long()
             steps, cumulative = (table.to(t.device) for table in self._tables)
             return cell, position - cell, steps[cell], cumulative[cell]
         position = t * n
         # i/N * N can miss i by an ulp; grid points must be hit exactly.
-        if abs(position - round(position)) <= 4e-16 * n:
+        if abs(position - round(position)) <= 4e-16 * round(position):
             position = float(round(position))
         cell = min(max(math.ceil(position) - 1, 0), n - 1)
         steps, cumulative = self._lists
@@ -329,7 +331,7 @@ class Tabulated(Schedule):
     def inverse(self, b: Number) -> Number:
         """Linear interpolation in the table; past the last finite value, the last time it stands for."""
         steps, cumulative = self._tables
-        target = torch.as_tensor(b, dtype=torch.float64)
+        target = torch.as_tensor(b, dtype=torch.float64).contiguous()
         cell = (torch.searchsorted(cumulative.to(target.device), target) - 1).clamp(
             0, len(steps) - 1
         )
@@ -364,6 +366,8 @@ def check_beta_table(betas: Tensor | Iterable[float], zero_terminal_snr: bool = 
             table that looks like alpha_bar.
     """
     if not isinstance(betas, Tensor):
+        if not isinstance(betas, Iterable):
+            raise TypeError(f"betas must be a vector, got {betas!r} ({type(betas).__name__})")
         betas = torch.tensor(list(betas), dtype=torch.float64)
     values = betas.detach().to("cpu", torch.float64)
     if values.ndim != 1 or not len(values):

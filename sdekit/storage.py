@@ -37,7 +37,8 @@ def save_tensors(
         "digests": {name: _digest(t) for name, t in plain.items()},
         **header,
     }
-    payload = save(plain, metadata={"sdekit": json.dumps(full)})
+    text = json.dumps(full)
+    payload = save(plain, metadata={"sdekit": text, "sha256": _text_digest(text)})
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
@@ -68,26 +69,46 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise FileNotFoundError(f"no file {path}; {path.parent} holds {near or 'nothing'}")
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("sdekit", "null"))
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except (SafetensorError, UnicodeDecodeError, OSError) as error:
         raise CheckpointError(
             f"{path} is damaged or is not a safetensors file ({error}). Pickled checkpoints are not read, "
             "since loading one can run code: convert it with safetensors on a machine you trust"
         ) from error
-    if header is None:
-        raise CheckpointError(f"{path} was not written by sdekit: it has no header")
-    if header["format_version"] > FORMAT_VERSION:
-        raise CheckpointError(f"{path} was written by a newer sdekit ({header.get('sdekit')})")
-    for name, digest in header.pop("digests").items():
-        if name not in tensors or _digest(tensors[name]) != digest:
+    header = _checked_header(path, metadata)
+    digests = header.pop("digests")
+    for name in digests.keys() | tensors.keys():
+        if name not in tensors or _digest(tensors[name]) != digests.get(name):
             raise CheckpointError(f"{path} is damaged: tensor {name!r} does not match its digest")
     return tensors, header
 
 
+def _checked_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """The header, if it is ours, undamaged and of a version that this code reads."""
+    text = metadata.get("sdekit")
+    if text is None:
+        raise CheckpointError(f"{path} was not written by sdekit: it has no header")
+    if _text_digest(text) != metadata.get("sha256"):
+        raise CheckpointError(f"{path} is damaged: its header does not match its digest")
+    header = json.loads(text)
+    if header["format_version"] > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} was written by a newer sdekit: its format is {header['format_version']}, "
+            f"this one reads up to {FORMAT_VERSION}"
+        )
+    return header
+
+
 def _digest(tensor: Tensor) -> str:
+    """SHA-256 of dtype, shape and bytes."""
     flat = tensor.reshape(-1).view(torch.uint8) if tensor.numel() else tensor.new_empty(0)
-    return hashlib.sha256(flat.numpy().tobytes()).hexdigest()
+    kind = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
+    return hashlib.sha256(kind + flat.numpy().tobytes()).hexdigest()
+
+
+def _text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:

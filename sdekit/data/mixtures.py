@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sdekit.denoisers import Denoiser
 from sdekit.elementary import Number
-from sdekit.errors import check_integer, check_seed
+from sdekit.errors import check_integer, check_number, check_seed
 from sdekit.processes import Process
 
 Values = Tensor | float | Iterable[Any]
@@ -203,7 +203,7 @@ class GaussianMixture:
         return self._tail(x, -1.0)
 
     def quantile(self, u: Tensor) -> Tensor:
-        """The x with cdf(x) = u in 1-D, elementwise for u in [0, 1]: bisection, then Newton steps."""
+        """The x with cdf(x) = u in 1-D, elementwise for u in [0, 1], by bisection."""
         self._require_1d("quantile")
         u = torch.as_tensor(u, dtype=torch.float64)
         if not bool(((u >= 0) & (u <= 1)).all()):
@@ -222,13 +222,13 @@ class GaussianMixture:
     # ---- diffusion -------------------------------------------------------------------------------
     def at(self, process: Process, t: float) -> "GaussianMixture":
         """The law of x_t, t in [0, T]: means alpha m_k, covariances alpha^2 C_k + sigma^2 I."""
-        alpha, sigma = float(process.alpha(float(t))), float(process.sigma(float(t)))
+        alpha, sigma = _rates(process, t)
         variances = alpha * alpha * self.variances + sigma * sigma
         return self._make(self.log_weights, alpha * self.means, variances, self.axes)
 
     def posterior(self, process: Process, x_t: Tensor, t: float) -> Posterior:
         """The law of x_0 given each row of x_t (n, *event), sigma(t) > 0: a mixture per row."""
-        alpha, sigma = float(process.alpha(float(t))), float(process.sigma(float(t)))
+        alpha, sigma = _rates(process, t)
         if sigma == 0:
             raise ValueError(f"t must have sigma(t) > 0; at t = {t} x_t is x_0")
         flat = self._flat(x_t)
@@ -409,6 +409,13 @@ class ExactDenoiser(Denoiser):
         return self._laws[key]
 
 
+def _rates(process: Process, t: Any) -> tuple[float, float]:
+    """alpha and sigma at one time, as floats."""
+    single = isinstance(t, Tensor) and t.ndim == 0 and t.is_floating_point()
+    clock = check_number("t", t.item() if single else t)
+    return float(process.alpha(clock)), float(process.sigma(clock))
+
+
 def _float64(name: str, values: Any) -> Tensor:
     if not isinstance(values, (Tensor, float, int)) and not hasattr(values, "__array__"):
         values = list(values)
@@ -457,7 +464,8 @@ def _principal(covariances: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"covariances must have shape ({k}, {d}, {d}), got {tuple(covariances.shape)}"
         )
-    if not torch.allclose(covariances, covariances.mT, rtol=1e-9, atol=0):
+    skew, size = (covariances - covariances.mT).abs(), covariances.abs().amax((1, 2), keepdim=True)
+    if bool((skew > 1e-9 * size).any()):
         raise ValueError("covariances must be symmetric")
     variances, axes = torch.linalg.eigh(covariances)
     if bool((variances < -1e-12 * variances.abs().amax(1, keepdim=True)).any()):

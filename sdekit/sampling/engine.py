@@ -101,9 +101,12 @@ class CompiledPlan:
         combine = _combine if torch.is_grad_enabled() else _combine_in_place
         values: list[Any] = [None] * self._slots
         evaluate, normal, watched = engine.evaluate, engine.normal, engine.watched
+        start = self._steps[0]
         for step in self._steps:
             if step.terms:
                 x = combine(values, step, normal)
+            elif step is not start:
+                x = _noise_only(step, x, normal)
             values[step.target] = x
             if watched and step.node is not None:
                 engine.reached(step.node, step.t, x)
@@ -133,6 +136,13 @@ def _combine(values: list[Any], step: _Step, normal: Callable[[int], Tensor]) ->
         x = torch.add(x, values[slot], alpha=weight)
     for m, weight in step.normals:
         x = torch.add(x, normal(m), alpha=weight)
+    return x
+
+
+def _noise_only(step: _Step, like: Tensor, normal: Callable[[int], Tensor]) -> Tensor:
+    x = torch.zeros_like(like)
+    for m, weight in step.normals:
+        x.add_(normal(m), alpha=weight)
     return x
 
 
@@ -166,11 +176,8 @@ def _resolve(plan: Plan) -> tuple[list[_Step], int]:
         reused = next((r for r, _ in inputs if r[0] == "x" and r in dying), None)
         inputs.sort(key=lambda term: term[0] != reused)
         terms = tuple((slot_of[r], c) for r, c in inputs)
-        target = slot_of[reused] if reused else take()
-        for register in dying:
-            slot = slot_of.pop(register)
-            if slot != target:
-                free.append(slot)
+        free += [slot_of.pop(r) for r in dying if r != reused]
+        target = slot_of.pop(reused) if reused else take()
         slot_of["x", k] = target
         prediction = -1
         if row.read is not None:

@@ -218,7 +218,7 @@ def _times(
     else:
         if t_start is not None or t_end is not None:
             raise ValueError("a grid of times has its own ends; leave out t_start and t_end")
-        times = check_times(grid, process)
+        times = check_times(grid, process, "grid")
         if steps is not None and check_integer("steps", steps, 1) != len(times) - 1:
             raise ValueError(
                 f"steps = {steps} does not fit a grid of {len(times)} times: {len(times) - 1} intervals"

@@ -50,6 +50,9 @@ class Power(TimeGrid):
 
     power: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_number("power", self.power, 0, open_low=True)
+
     def clock(self, process: Process, t: float) -> float:
         """t^(1/power)."""
         return t ** (1 / self.power)
@@ -64,6 +67,9 @@ class Karras(TimeGrid):
     """(sigma / alpha)^(1/power) uniform.  Karras et al. 2022, eq. 5."""
 
     power: float = 7.0
+
+    def __post_init__(self) -> None:
+        check_number("power", self.power, 0, open_low=True)
 
     def clock(self, process: Process, t: float) -> float:
         """rho^(1/power)."""
@@ -97,6 +103,9 @@ class Angle(TimeGrid):
 
     data_std: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_number("data_std", self.data_std, 0, open_low=True)
+
     def clock(self, process: Process, t: float) -> float:
         """The angle."""
         return math.atan(_rho(process, t) / self.data_std)
@@ -128,8 +137,10 @@ def resolve_grid(grid: str | TimeGrid) -> TimeGrid:
     return GRIDS[check_choice("grid", grid, tuple(GRIDS))]
 
 
-def check_times(times: Tensor | Sequence[float], process: Process) -> list[float]:
-    """At least two strictly decreasing times in [0, T], as floats.
+def check_times(
+    times: Tensor | Sequence[float], process: Process, name: str = "times"
+) -> list[float]:
+    """At least two strictly decreasing times in [0, T], as floats; errors call them `name`.
 
     Raises:
         ValueError: not one-dimensional, too short, NaN, duplicates, increasing, or outside [0, T].
@@ -137,16 +148,16 @@ def check_times(times: Tensor | Sequence[float], process: Process) -> list[float
     vector = torch.as_tensor(times, dtype=torch.float64)
     if vector.ndim != 1 or len(vector) < 2:
         raise ValueError(
-            f"times must be a 1-D sequence of at least two, got shape {tuple(vector.shape)}"
+            f"{name} must be a 1-D sequence of at least two times, got shape {tuple(vector.shape)}"
         )
     values = vector.tolist()
     for i, t in enumerate(values):
         if not 0 <= t <= process.horizon:
-            raise ValueError(f"times must lie in [0, {process.horizon:g}], got times[{i}] = {t}")
+            raise ValueError(f"{name} must lie in [0, {process.horizon:g}], got {name}[{i}] = {t}")
         if i and not t < values[i - 1]:
             raise ValueError(
-                "times must decrease strictly (from noise to data), got "
-                f"times[{i - 1}] = {values[i - 1]}, times[{i}] = {t}"
+                f"{name} must decrease strictly (from noise to data), got "
+                f"{name}[{i - 1}] = {values[i - 1]}, {name}[{i}] = {t}"
             )
     return values
 

@@ -1,0 +1,90 @@
+"""The PDE check: forward densities from the Fokker-Planck and heat equations against exact mixtures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sdekit.data.mixtures import GaussianMixture
+from sdekit.data.targets import two_mode
+from sdekit.errors import check_integer
+from sdekit.pde import Solution, solve_fokker_planck
+from sdekit.processes import VP, Heat, Process
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process carried through the PDE, with the exact laws at the same times."""
+
+    name: str
+    solution: Solution
+    laws: tuple[GaussianMixture, ...]
+
+    def l1_errors(self) -> list[float]:
+        """L1 distance between the cell averages and the exact ones, at each time."""
+        edges = torch.from_numpy(self.solution.edges)
+        h = float(edges[1] - edges[0])
+        exact = [_averages(law, edges) for law in self.laws]
+        found = torch.from_numpy(self.solution.density)
+        return [h * (a - b).abs().sum().item() for a, b in zip(found, exact, strict=True)]
+
+
+@dataclass(frozen=True)
+class FokkerPlanckCheck:
+    """The runs, and their numbers as rows: process, t, L1 error, mass - 1, minimum."""
+
+    runs: tuple[Run, ...]
+    rows: list[dict[str, Any]]
+
+    def __str__(self) -> str:
+        head = f"{'equation':<16}{'t':>6}{'L1 error':>12}{'mass - 1':>12}{'minimum':>12}"
+        return "\n".join([head, *(self._line(row) for row in self.rows)])
+
+    def markdown(self) -> str:
+        """The rows as a Markdown table."""
+        lines = [
+            "| equation | t | L1 error | mass - 1 | minimum |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for r in self.rows:
+            lines.append(
+                f"| {r['equation']} | {r['t']:g} | {r['l1']:.1e} | {r['mass'] - 1:.0e} | {r['minimum']:.0e} |"
+            )
+        return "\n".join(lines)
+
+    @staticmethod
+    def _line(r: dict[str, Any]) -> str:
+        numbers = f"{r['l1']:>12.1e}{r['mass'] - 1:>12.0e}{r['minimum']:>12.0e}"
+        return f"{r['equation']:<16}{r['t']:>6g}{numbers}"
+
+
+def fokker_planck_check(
+    cells: int = 800, times: Sequence[float] = (0.1, 0.5, 1.0), tol: float = 1e-7
+) -> FokkerPlanckCheck:
+    """VP on [-8, 8] and the heat equation on [-12, 12], from the two-mode mixture."""
+    cells = check_integer("cells", cells, 8)
+    target = two_mode()
+    cases: tuple[tuple[str, Process, float], ...] = (
+        ("VP", VP(), 8.0),
+        ("heat equation", Heat(horizon=max(times)), 12.0),
+    )
+    runs, rows = [], []
+    for name, process, half in cases:
+        edges = torch.linspace(-half, half, cells + 1, dtype=torch.float64)
+        solution = solve_fokker_planck(process, target, edges, times, tol=tol)
+        run = Run(name, solution, tuple(target.at(process, t) for t in times))
+        runs.append(run)
+        for t, l1, mass, least in zip(
+            times, run.l1_errors(), solution.mass, solution.minimum, strict=True
+        ):
+            rows.append(
+                {"equation": name, "t": t, "l1": l1, "mass": float(mass), "minimum": float(least)}
+            )
+    return FokkerPlanckCheck(tuple(runs), rows)
+
+
+def _averages(law: GaussianMixture, edges: torch.Tensor) -> torch.Tensor:
+    below, above = law.cdf(edges), law.survival(edges)
+    mass = torch.where(below[1:] < 0.5, below.diff(), -above.diff())
+    return mass / edges.diff()

@@ -1,0 +1,266 @@
+"""Pictures. The only module that imports matplotlib; each function returns a Figure, `save` writes it.
+
+Colours are the Okabe-Ito set, told apart by most eyes; every curve also has its own marker or dash, so that
+the pictures survive a grey print.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sdekit.comparison import Table, short_name
+from sdekit.data.mixtures import GaussianMixture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from sdekit.pde import Solution
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), "-", "--")
+_STYLE: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "figure.dpi": 130,
+}
+
+
+def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """The house style, for the time of one drawing."""
+
+    @functools.wraps(draw)
+    def styled(*arguments: Any, **keywords: Any) -> Figure:
+        import matplotlib as mpl
+
+        with mpl.rc_context(_STYLE):
+            return draw(*arguments, **keywords)
+
+    return styled
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write a figure as PNG (or by the path's suffix), making the folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path
+
+
+@_styled
+def loss_curve(losses: Tensor, minimum: float | None = None, *, title: str = "") -> Figure:
+    """Batch loss by step, its running mean, and the least attainable loss where it is known."""
+    figure, (axes,) = _figure(1, 1, (6.4, 3.8))
+    losses = losses.double()
+    width = max(1, min(len(losses) // 20, 200))
+    sums = torch.cat([torch.zeros(1, dtype=torch.float64), losses.cumsum(0)])
+    running = (sums[width:] - sums[:-width]) / width
+    steps = torch.arange(width, len(losses) + 1)
+    axes.plot(losses, color="#BBBBBB", lw=0.5, label="batch loss")
+    axes.plot(steps, running, color=COLOURS[0], lw=1.8, label=f"mean of {width} steps")
+    low = running.min().item()
+    if minimum is not None:
+        axes.axhline(minimum, color=COLOURS[1], ls="--", lw=1.5)
+        axes.annotate(
+            f"least attainable {minimum:.4f}",
+            (1, minimum),
+            (-4, -4),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            color=COLOURS[1],
+        )
+        low = min(low, minimum)
+    top = max(losses[len(losses) // 50 :].max().item(), running.max().item())
+    axes.set(xlabel="step", ylabel="loss (mean over elements)", title=title)
+    axes.set_ylim(low - 0.25 * (top - low), min(top, low + 12 * (running[-1].item() - low + 0.02)))
+    axes.legend(loc="upper right")
+    return figure
+
+
+@_styled
+def histograms(
+    samples: Mapping[str, Tensor], law: GaussianMixture, *, title: str = "", bins: int = 80
+) -> Figure:
+    """1-D samples as histograms over the exact density, a panel each."""
+    figure, panels = _figure(1, len(samples), (2.6 * len(samples), 2.9), sharex=True, sharey=True)
+    spread = 4 * float(law.covariance.sqrt())
+    x = torch.linspace(-spread, spread, 600, dtype=torch.float64) + law.mean
+    density = law.log_prob(x[:, None]).exp()
+    for i, (axes, (name, values)) in enumerate(zip(panels, samples.items(), strict=True)):
+        axes.hist(
+            values.flatten().double().numpy(),
+            bins=bins,
+            range=(float(x[0]), float(x[-1])),
+            density=True,
+            color="#A6CEE3",
+            label="samples",
+        )
+        axes.plot(x, density, color=COLOURS[1], lw=1.5, label="exact density")
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("x")
+        if i == 0:
+            axes.set_ylabel("density")
+            axes.legend(fontsize=8, loc="upper left")
+    figure.suptitle(title)
+    return figure
+
+
+@_styled
+def densities_2d(
+    samples: Mapping[str, Tensor], law: GaussianMixture, *, title: str = "", cells: int = 90
+) -> Figure:
+    """The exact density, then 2-D samples as densities on the same colour scale."""
+    count = len(samples) + 1
+    rows = 1 if count <= 4 else 2
+    columns = -(-count // rows)
+    figure, panels = _figure(
+        rows, columns, (2.7 * columns, 2.75 * rows + 0.3), sharex=True, sharey=True
+    )
+    half = 3.0
+    centres = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells * 2 * half - half
+    yy, xx = torch.meshgrid(centres, centres, indexing="ij")
+    exact = law.log_prob(torch.stack([xx, yy], -1).reshape(-1, 2)).exp().reshape(cells, cells)
+    images = {"exact density": exact}
+    for name, values in samples.items():
+        counts, _ = torch.histogramdd(
+            values.double().flip(1), [cells, cells], range=[-half, half, -half, half]
+        )
+        images[name] = counts / len(values) / (2 * half / cells) ** 2
+    for axes, (name, image) in zip(panels, images.items(), strict=False):
+        axes.imshow(
+            image,
+            origin="lower",
+            extent=(-half, half, -half, half),
+            cmap="magma_r",
+            vmin=0,
+            vmax=float(exact.max()),
+        )
+        axes.set_title(name, fontsize=9)
+        axes.grid(False)
+    for axes in panels[count:]:
+        axes.set_visible(False)
+    figure.suptitle(title)
+    return figure
+
+
+@_styled
+def image_grids(groups: Mapping[str, Tensor], *, columns: int = 8, title: str = "") -> Figure:
+    """Grids of images (n, channels, height, width) in [-1, 1], one panel a group."""
+    figure, panels = _figure(1, len(groups), (3.4 * len(groups), 3.8))
+    for axes, (name, images) in zip(panels, groups.items(), strict=True):
+        axes.imshow(
+            _tiled(images, columns), cmap="gray_r", vmin=-1, vmax=1, interpolation="nearest"
+        )
+        axes.set_title(name, fontsize=10)
+        axes.set_axis_off()
+    figure.suptitle(title)
+    return figure
+
+
+def _tiled(images: Tensor, columns: int) -> Tensor:
+    """One picture of all images, with a pixel of background between them."""
+    rows = -(-len(images) // columns)
+    blank = images.new_full((rows * columns - len(images), *images.shape[1:]), -1.0)
+    padded = torch.nn.functional.pad(torch.cat([images, blank]), (1, 1, 1, 1), value=-1.0)
+    _, channels, height, width = padded.shape
+    grid = padded.reshape(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
+    picture = grid.reshape(rows * height, columns * width, channels)
+    return picture[..., 0] if channels == 1 else (picture + 1) / 2
+
+
+@_styled
+def error_against_nfe(tables: Mapping[str, Table], metric: str, *, title: str = "") -> Figure:
+    """Error against model calls, log-log, a panel a table, with the floor of exact samples shaded."""
+    figure, panels = _figure(1, len(tables), (4.6 * len(tables), 4.4), sharex=True, sharey=True)
+    names = list(dict.fromkeys(r["sampler"] for t in tables.values() for r in t.rows))
+    for i, (axes, (label, table)) in enumerate(zip(panels, tables.items(), strict=True)):
+        mean, high = table.floors[metric]
+        axes.axhspan(mean / 100, high, color="#DDDDDD", zorder=0)
+        for j, name in enumerate(names):
+            rows = [r for r in table.rows if r["sampler"] == name and not r["error"]]
+            axes.plot(
+                [r["nfe"] for r in rows],
+                [r[metric] for r in rows],
+                color=COLOURS[j % len(COLOURS)],
+                marker=MARKERS[j % len(MARKERS)],
+                ls=DASHES[j % len(DASHES)],
+                ms=5,
+                lw=1.3,
+                label=short_name(name),
+            )
+        axes.set(xscale="log", yscale="log", xlabel="model calls (NFE)", title=label)
+        if i == 0:
+            axes.set_ylabel(f"{metric} to the exact law")
+    found = [r[metric] for t in tables.values() for r in t.rows if not r["error"]]
+    least = min([*found, *(t.floors[metric][0] for t in tables.values())])
+    panels[0].set_ylim(least / 1.8, max(found) * 1.5)
+    mean = next(iter(tables.values())).floors[metric][0]
+    panels[0].text(
+        0.02,
+        0.02,
+        f"grey: {next(iter(tables.values())).n:,} exact samples (mean {mean:.3g})",
+        transform=panels[0].transAxes,
+        fontsize=8,
+    )
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
+    figure.suptitle(title)
+    return figure
+
+
+@_styled
+def density_slices(
+    solutions: Mapping[str, tuple[Solution, Sequence[GaussianMixture]]], *, title: str = ""
+) -> Figure:
+    """Densities from a PDE over the exact mixtures at several times, a panel a process."""
+    figure, panels = _figure(1, len(solutions), (4.8 * len(solutions), 3.9))
+    for axes, (name, (solution, laws)) in zip(panels, solutions.items(), strict=True):
+        x = torch.from_numpy(solution.centers)
+        for i, (t, density, law) in enumerate(
+            zip(solution.times, solution.density, laws, strict=True)
+        ):
+            axes.plot(
+                x,
+                law.log_prob(x[:, None]).exp(),
+                color="#BBBBBB",
+                lw=4.5,
+                label="exact" if i == 0 else None,
+            )
+            axes.plot(
+                x,
+                density,
+                color=COLOURS[i % len(COLOURS)],
+                ls=DASHES[i % len(DASHES)],
+                lw=1.4,
+                label=f"PDE, t = {t:g}",
+            )
+        reach = 4.5 * float(laws[0].covariance.sqrt())
+        axes.set(xlim=(-reach, reach), xlabel="x", title=name)
+        axes.legend(fontsize=8)
+    panels[0].set_ylabel("density")
+    figure.suptitle(title)
+    return figure
+
+
+def _figure(
+    rows: int, columns: int, size: tuple[float, float], **shared: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure that belongs to no window, with its panels in reading order."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, **shared)
+    return figure, list(panels.flat)

@@ -4,8 +4,9 @@ A forward process, a denoiser read four ways, a sampler that is a table of numbe
 against.
 """
 
-from sdekit import networks, schedules, training
+from sdekit import data, metrics, networks, pde, schedules, training
 from sdekit import sampling as samplers
+from sdekit.comparison import Table, compare
 from sdekit.data import ExactDenoiser, GaussianMixture
 from sdekit.ddpm import DDPM
 from sdekit.denoisers import Denoiser, EDMPrecondition, NetworkDenoiser
@@ -46,8 +47,13 @@ __all__ = [
     "Samples",
     "SdekitError",
     "SubVP",
+    "Table",
     "TrainResult",
+    "compare",
+    "data",
+    "metrics",
     "networks",
+    "pde",
     "sample",
     "samplers",
     "schedules",

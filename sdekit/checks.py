@@ -60,7 +60,7 @@ class FokkerPlanckCheck:
 
 
 def fokker_planck_check(
-    cells: int = 800, times: Sequence[float] = (0.1, 0.5, 1.0), tol: float = 1e-7
+    cells: int = 800, times: Sequence[float] = (0.05, 0.1, 0.25, 0.5, 1.0), tol: float = 1e-7
 ) -> FokkerPlanckCheck:
     """VP on [-8, 8] and the heat equation on [-12, 12], from the two-mode mixture."""
     cells = check_integer("cells", cells, 8)
@@ -75,12 +75,11 @@ def fokker_planck_check(
         solution = solve_fokker_planck(process, target, edges, times, tol=tol)
         run = Run(name, solution, tuple(target.at(process, t) for t in times))
         runs.append(run)
-        for t, l1, mass, least in zip(
-            times, run.l1_errors(), solution.mass, solution.minimum, strict=True
-        ):
-            rows.append(
-                {"equation": name, "t": t, "l1": l1, "mass": float(mass), "minimum": float(least)}
-            )
+        found = zip(times, run.l1_errors(), solution.mass, solution.minimum, strict=True)
+        rows += [
+            {"equation": name, "t": t, "l1": l1, "mass": float(mass), "minimum": float(least)}
+            for t, l1, mass, least in found
+        ]
     return FokkerPlanckCheck(tuple(runs), rows)
 
 

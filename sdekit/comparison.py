@@ -1,4 +1,4 @@
-"""Samplers against step counts: one table of cost and error, with the floor that exact samples would score."""
+"""Samplers against step counts: cost and error in one table, with the floor that exact samples score."""
 
 import csv
 import math

@@ -68,6 +68,8 @@ def rescale_zero_terminal_snr(betas: Tensor | Iterable[float]) -> Tensor:
     The model of such a chain must predict data or v: noise says nothing about the data at the last step.
     """
     root = torch.cumprod(1 - check_beta_table(betas), 0).sqrt()
+    if len(root) == 1:
+        raise ValueError("betas must have two steps or more: alpha_bar_1 is kept, alpha_bar_N is 0")
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     return betas_from_alphas_bar(root.square())
 
@@ -109,15 +111,13 @@ class DDPM:
             i: 0 .. N - 1, a number or integers (n,).
             noise: unit normals of the shape of x0.
         """
-        if noise.shape != x0.shape:
-            raise ValueError(
-                f"noise must have the shape of x0, {tuple(x0.shape)}, got {noise.shape}"
-            )
+        _check_pair("noise", noise, x0)
         logs = self._at(self.log_alphas_bar, i, x0)
         return (0.5 * logs).exp().to(x0) * x0 + (-torch.expm1(logs)).sqrt().to(x0) * noise
 
     def posterior(self, x0: Tensor, xt: Tensor, i: int | Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance (beta-tilde) of q(x_{i-1} | x_i, x_0).  Ho et al. 2020, eq. 7."""
+        _check_pair("xt", xt, x0)
         log_bar = self._at(self.log_alphas_bar, i, x0)
         previous = torch.cat([torch.zeros(1, dtype=torch.float64), self.log_alphas_bar[:-1]])
         log_previous, beta = self._at(previous, i, x0), self._at(self.betas, i, x0)
@@ -153,10 +153,19 @@ class DDPM:
                 raise TypeError(f"i must be integer indices, got {i.dtype}")
             if i.ndim and i.shape != x.shape[:1]:
                 raise ValueError(f"i must have shape ({len(x)},), got {tuple(i.shape)}")
-            low, high = int(i.min()), int(i.max())
+            low, high = (int(i.min()), int(i.max())) if i.numel() else (0, 0)
         else:
             low = high = check_integer("i", i, 0)
         if low < 0 or high >= len(self):
             raise ValueError(f"i must lie in 0 .. {len(self) - 1}, got {low} .. {high}")
         entries = table.to(x.device)[i]
         return entries.view(-1, *[1] * (x.ndim - 1)) if entries.ndim else entries
+
+
+def _check_pair(name: str, x: Tensor, x0: Tensor) -> None:
+    if not x0.is_floating_point():
+        raise TypeError(f"x0 must be floating point, got {x0.dtype}; scale it to float")
+    if x.shape != x0.shape:
+        raise ValueError(
+            f"{name} must have the shape of x0, {tuple(x0.shape)}, got {tuple(x.shape)}"
+        )

@@ -157,6 +157,19 @@ def densities_2d(
 
 
 @_styled
+def scatter(samples: Tensor, *, title: str = "") -> Figure:
+    """Samples alone: a histogram of (n, 1), dots of (n, 2)."""
+    figure, (axes,) = _figure(1, 1, (4.6, 4.0))
+    if samples.shape[1] == 1:
+        axes.hist(samples[:, 0], bins=80, density=True, color=COLOURS[0])
+        axes.set(xlabel="x", ylabel="density", title=title)
+    else:
+        axes.plot(samples[:, 0], samples[:, 1], ".", ms=2, color=COLOURS[0], alpha=0.5)
+        axes.set(xlabel="x[0]", ylabel="x[1]", title=title, aspect="equal")
+    return figure
+
+
+@_styled
 def image_grids(groups: Mapping[str, Tensor], *, columns: int = 8, title: str = "") -> Figure:
     """Grids of images (n, channels, height, width) in [-1, 1], one panel a group."""
     figure, panels = _figure(1, len(groups), (3.4 * len(groups), 3.8))

@@ -296,7 +296,8 @@ class Process(ABC):
         if not (isinstance(s, Tensor) or isinstance(t, Tensor)):
             return float(function(float(s), float(t)))
         given = s if isinstance(s, Tensor) else torch.as_tensor(t)
-        start, end = (_widen(torch.as_tensor(u, device=given.device)) for u in (s, t))
+        wide = _widen(given)  # a float beside a tensor must not pass through the default dtype
+        start, end = (_widen(u) if isinstance(u, Tensor) else wide.new_tensor(u) for u in (s, t))
         start, end = torch.broadcast_tensors(start, end)
         return torch.as_tensor(function(start, end)).to(given.dtype).expand(end.shape)
 

@@ -65,8 +65,8 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     path = Path(path)
     if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
-        raise FileNotFoundError(f"no file {path}; {path.parent} holds {near or 'nothing'}")
+        near = sorted(p.name for p in path.parent.glob("*.safetensors"))
+        raise FileNotFoundError(f"no file {path}; in {path.parent} there are {near or 'none'}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

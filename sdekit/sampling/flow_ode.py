@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from sdekit.denoisers import Denoiser
 from sdekit.errors import NumericsError, check_choice, check_number
-from sdekit.sampling.counted import CountedDenoiser
+from sdekit.sampling.counted import CountedDenoiser, report
 from sdekit.sampling.engine import Engine, Program
+from sdekit.sampling.grids import equally_spaced
 from sdekit.sampling.sampler import FINAL, Sampler
 
 #: (order, model calls a step) of the solvers that take the steps they are given.
@@ -47,8 +48,9 @@ class FlowODE(Sampler):
 
     The adaptive methods (dopri5, dopri8, bosh3, fehlberg2, adaptive_heun) choose their steps from rtol and
     atol by an error norm over the whole batch: a sample's result depends on its batch mates
-    within the tolerance. `sample(chunk=1)` or a fixed method (euler, midpoint, heun2, heun3, rk4, implicit_adams: one
-    step an interval of the grid) removes that.
+    within the tolerance. `sample(chunk=1)` or a fixed method (euler, midpoint, heun2, heun3, rk4: one step an
+    interval of the grid) removes that. implicit_adams takes the steps of a uniform grid, with an iteration
+    that stops by rtol and atol over the whole batch.
     """
 
     method: str = "dopri5"
@@ -80,15 +82,15 @@ class FlowODE(Sampler):
         check_choice("final", final, FINAL)
         denoiser.process.check_readable(times[0])
         denoiser.process.check_readable(times[-1])
+        if self.method == "implicit_adams" and not equally_spaced(times):
+            # Its weights are those of equal steps: on other grids it is of second order only.
+            raise ValueError('implicit_adams takes equal steps in t: use grid="uniform"')
 
         def program(engine: Engine, x: Tensor) -> Tensor:
             counted = CountedDenoiser(engine)
             nodes = times if engine.watched or self.method in FIXED else [times[0], times[-1]]
             states = self._solve(ProbabilityFlow(counted), x, nodes)
-            if engine.watched:
-                for i, (t, state) in enumerate(zip(times, states, strict=True)):
-                    engine.reached(i, t, state)
-            return counted.data(states[-1], times[-1]) if final == "data" else states[-1]
+            return report(engine, counted, times, states, final)
 
         return program
 

@@ -162,6 +162,12 @@ def check_times(
     return values
 
 
+def equally_spaced(times: Sequence[float]) -> bool:
+    """Whether the steps in t are all the same, to 1e-9 of the first time."""
+    unit = (times[0] - times[-1]) / (len(times) - 1)
+    return all(abs(t - times[0] + unit * i) <= 1e-9 * times[0] for i, t in enumerate(times))
+
+
 def _rho(process: Process, t: float) -> float:
     alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
     return sigma / alpha if alpha else math.inf

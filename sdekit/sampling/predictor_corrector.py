@@ -97,10 +97,10 @@ class PredictorCorrector(PlanSampler):
                     last = k == steps and j == corrections - 1
                     quiet = final == "mean" and last
                     x = self._correct(engine, x, z, times[k - 1], times[k], quiet=quiet)
+                if k == steps and final == "data" and process.sigma(times[-1]) > 0:
+                    a, b = conversion(process, denoiser.prediction, "data", times[-1])
+                    x = a * x + b * engine.evaluate(times[-1], x)
                 engine.reached(k, times[k], x)
-            if final == "data" and process.sigma(times[-1]) > 0:
-                a, b = conversion(process, denoiser.prediction, "data", times[-1])
-                x = a * x + b * engine.evaluate(times[-1], x)
             return x
 
         return program

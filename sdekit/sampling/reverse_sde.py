@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from sdekit.denoisers import Denoiser
 from sdekit.errors import check_choice, check_number
-from sdekit.sampling.counted import CountedDenoiser
+from sdekit.sampling.counted import CountedDenoiser, report
 from sdekit.sampling.engine import Engine, Program
+from sdekit.sampling.grids import equally_spaced
 from sdekit.sampling.sampler import FINAL, Sampler
 
 #: calculus and model calls a step, by method. The noise is additive, so both calculi agree.
@@ -102,9 +103,13 @@ class TorchSDE(Sampler):
             raise ValueError('TorchSDE has no noise-free last step; use final="none" or "data"')
         steps, start = len(times) - 1, times[0]
         unit = (start - times[-1]) / steps
-        uniform = [start - unit * i for i in range(steps + 1)]
-        if max(abs(a - b) for a, b in zip(times, uniform, strict=True)) > 1e-9 * start:
+        if not equally_spaced(times):
             raise ValueError('TorchSDE takes equal steps in t: use grid="uniform"')
+        if denoiser.process.alpha(start) == 0:
+            raise ValueError(
+                f"the reverse SDE is singular at t = {start:g}, where alpha = 0: lower t_start to t_max = "
+                f"{denoiser.process.t_max:g}, or use FlowODE or a plan"
+            )
         for t in (start, times[-1]):
             denoiser.process.check_readable(t)
 
@@ -125,10 +130,7 @@ class TorchSDE(Sampler):
                 method=self.method,
             )
             shaped = [state.reshape(x.shape) for state in states]
-            if engine.watched:
-                for i, state in enumerate(shaped):
-                    engine.reached(i, times[i], state)
-            return counted.data(shaped[-1], times[-1]) if final == "data" else shaped[-1]
+            return report(engine, counted, times, shaped, final)
 
         return program
 

@@ -46,50 +46,58 @@ class TrainingState:
             header |= {"model": describe(average), "weights_prefix": "ema.module.network."}
         path = folder / f"step-{self.step:08d}.safetensors"
         storage.save_tensors(path, tensors, header)
-        for old in checkpoints(folder)[:-keep]:
+        # A damaged later one, after falling back, must not count as a checkpoint that is kept.
+        for old in [p for p in checkpoints(folder) if p.name <= path.name][:-keep]:
             old.unlink()
         return path
 
-    def restore(self, path: Path, allow: tuple[str, ...] = ()) -> None:
-        """Continue from a checkpoint.
+    def restore_newest(self, folder: Path) -> Path | None:
+        """Continue from the newest checkpoint that is whole; None if there is no checkpoint.
 
         Raises:
-            CheckpointError: damaged, of another network, or of a run with other settings.
+            CheckpointError: none is whole, or it is of another network or of a run with other settings.
         """
-        tensors, header = storage.load_tensors(path)
+        found = checkpoints(folder)
+        for path in reversed(found):
+            try:
+                tensors, header = storage.load_tensors(path)
+            except CheckpointError as error:
+                warnings.warn(f"{error}; trying the one before", stacklevel=3)
+                continue
+            self._restore(path, tensors, header)
+            return path
+        if found:
+            raise CheckpointError(f"no checkpoint in {folder} is whole: {[p.name for p in found]}")
+        return None
+
+    def _restore(self, path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+        """Continue from what a checkpoint holds."""
         changed = {
             k: (header["config"].get(k), v)
             for k, v in self.config.items()
-            if header["config"].get(k) != v and k not in allow
+            if header["config"].get(k) != v
         }
         if changed:
             told = ", ".join(f"{k} was {old!r}, now {new!r}" for k, (old, new) in changed.items())
             raise CheckpointError(f"{path} is of a run with other settings: {told}")
         for prefix, module in (("model.", self.model), ("ema.", self.average)):
             load_weights(module, _with_prefix(tensors, prefix), path)
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _with_prefix(tensors, "optimizer.").items():
-            i, key = name.split(".", 1)
-            slots.setdefault(int(i), {})[key] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        self._restore_optimizer(_with_prefix(tensors, "optimizer."))
         torch.set_rng_state(tensors["rng"])
         self.step, self.losses = int(header["step"]), tensors["losses"].tolist()
 
-    def restore_newest(self, folder: Path, allow: tuple[str, ...] = ()) -> Path | None:
-        """Continue from the newest checkpoint that is whole; None if there is no checkpoint."""
-        found = checkpoints(folder)
-        for path in reversed(found):
-            try:
-                storage.load_tensors(path)
-            except CheckpointError as error:
-                warnings.warn(f"{error}; trying the one before", stacklevel=3)
-                continue
-            self.restore(path, allow)
-            return path
-        if found:
-            raise CheckpointError(f"no checkpoint in {folder} is whole: {[p.name for p in found]}")
-        return None
+    def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        """Moments in the memory layout of their parameters: a fused step walks both as flat arrays."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            i, key = name.split(".", 1)
+            like = parameters[int(i)]
+            if tensor.shape == like.shape:
+                tensor = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+            slots.setdefault(int(i), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from sdekit.data.mixtures import GaussianMixture
 from sdekit.denoisers import Denoiser, checked_output, conversion, target_weights
 from sdekit.errors import check_choice, check_integer, check_number
 from sdekit.processes import Process, expand
+from sdekit.schedules import Tabulated
 
 Weighting = Literal["simple", "likelihood", "min-snr"]
 Times = Literal["uniform", "stratified"]
@@ -147,10 +148,15 @@ def excess_loss(
 def _minimum_by_quadrature(target: GaussianMixture, process: Process) -> float:
     from numpy.polynomial.legendre import leggauss
 
-    points, weights = (torch.from_numpy(v) for v in leggauss(24))
     low, high = process.t_min, process.t_max
     # Panels that halve towards t_min, where the loss rises from 0 to 1 within decades of t.
     cuts = [low] + [low + (high - low) * 2.0**-k for k in range(16, -1, -1)]
+    schedule = getattr(process, "schedule", None)
+    if isinstance(schedule, Tabulated):  # the rate jumps at i / N
+        n = len(schedule.betas)
+        cuts = sorted({*cuts, *(i / n for i in range(1, n) if i / n < high)})
+    order = max(2, min(24, 600 // len(cuts)))
+    points, weights = (torch.from_numpy(v) for v in leggauss(order))
     total = 0.0
     for a, b in pairwise(cuts):
         for u, w in zip(points.tolist(), weights.tolist(), strict=True):

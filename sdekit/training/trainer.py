@@ -32,6 +32,7 @@ from sdekit.errors import (
     check_number,
     check_seed,
 )
+from sdekit.processes import Process
 from sdekit.training.checkpoints import TrainingState, checkpoints, remove_leftovers
 from sdekit.training.losses import DenoisingLoss, draw_times
 
@@ -159,7 +160,8 @@ def train(
         schedule: "cosine" (falls to 0 at the last step) or "constant".
         weight_decay: of AdamW.
         clip: largest gradient norm.
-        ema: decay of the averaged weights; at step k it is min(ema, (1 + k) / (10 + k)).
+        ema: decay of the averaged weights; at step k it is min(ema, (1 + k) / (10 + k)), from the weights
+            after step 0.
         weighting: "simple", "likelihood" or "min-snr"; see `DenoisingLoss`.
         times: "stratified" or "uniform".
         checkpoint_every: steps between checkpoints; Ctrl-C and SIGTERM write one too.
@@ -178,20 +180,23 @@ def train(
     steps, batch = check_integer("steps", steps, 1), check_integer("batch", batch, 1)
     warmup, keep = check_integer("warmup", warmup, 0), check_integer("keep", keep, 1)
     check_integer("checkpoint_every", checkpoint_every, 1)
-    check_number("lr", lr, 0, open_low=True)
-    check_number("weight_decay", weight_decay, 0)
-    check_number("clip", clip, 0, open_low=True)
-    check_number("ema", ema, 0, 1, open_high=True)
+    lr = check_number("lr", lr, 0, open_low=True)
+    weight_decay = check_number("weight_decay", weight_decay, 0)
+    clip = check_number("clip", clip, 0, open_low=True)
+    ema = check_number("ema", ema, 0, 1, open_high=True)
     check_choice("schedule", schedule, ("cosine", "constant"))
     check_choice("times", times, ("stratified", "uniform"))
     loss, seed = DenoisingLoss(weighting), check_seed(seed) or 0
-    parameter = next(model.parameters())
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        raise ValueError("model has no parameters to train")
     draw = _Batches(data, cond, batch, seed, parameter)
     config = {
         **{"steps": steps if schedule == "cosine" else None, "seed": seed, "batch": batch},
         **{"lr": lr, "warmup": warmup, "schedule": schedule, "weight_decay": weight_decay},
         **{"clip": clip, "ema": ema, "weighting": weighting, "times": times},
-        **{"process": repr(model.process), "prediction": model.prediction},
+        **{"process": _fingerprint(model.process), "prediction": model.prediction},
+        "samples": len(draw.data) if isinstance(draw.data, Tensor) else None,
     }
     fused = parameter.device.type in ("cpu", "cuda")
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=fused)
@@ -226,13 +231,13 @@ def train(
                     due = state.step % checkpoint_every == 0 or state.step == steps
                     if folder is not None and (due or halt or stopped):
                         last = state.save(folder, keep)
-                    if stopped:
-                        stopped[0](last)
-                    if halt:
+                    if halt or stopped:
                         break
         except NumericsError as error:
             where = f"the last good checkpoint is {last}" if last else "no checkpoint was written"
             raise NumericsError(f"{error}; training stopped and {where}") from error
+        if stopped:
+            stopped[0](last)
         seconds = time.perf_counter() - began
     if out is not None:
         record = {"config": config, "seconds": seconds, "losses": state.losses}
@@ -256,19 +261,19 @@ class _Batches:
     ) -> None:
         self.batch, self.seed, self.like = batch, seed, like
         if isinstance(data, Dataset):
-            items = [data[i] for i in range(len(data))]  # type: ignore[arg-type]
-            data = torch.stack([item[0] if isinstance(item, tuple) else item for item in items])
+            data = _stacked(data)
         if not isinstance(data, (Tensor, Source)):
             raise TypeError(
                 f"data must be a tensor, a Dataset or have .sample(n, generator=), got {type(data).__name__}"
             )
         self.data, self.cond = data, cond
-        if isinstance(data, Tensor):
-            if data.ndim == 0 or not len(data):
-                raise ValueError(f"data must hold samples (N, *event), got {tuple(data.shape)}")
-            check_finite("data", data)
-        if cond is not None and not (isinstance(data, Tensor) and len(cond) == len(data)):
-            raise ValueError("cond needs data with as many rows; endless data has none")
+        endless = not isinstance(data, Tensor)
+        some = data.sample(1, generator=step_generator(seed, 0, "data")) if endless else data
+        check_finite("data", some)
+        if some.ndim == 0 or not len(some):
+            raise ValueError(f"data must hold samples (N, *event), got {tuple(some.shape)}")
+        if cond is not None:
+            _check_cond(cond, data)
         self._epochs: dict[int, Tensor] = {}
 
     def __call__(self, step: int) -> Tensor | tuple[Tensor, Tensor]:
@@ -292,6 +297,40 @@ class _Batches:
         }
         rows = torch.cat([self._epochs[e] for e in epochs])
         return rows[first - epochs[0] * n : last - epochs[0] * n]
+
+
+def _stacked(data: Dataset) -> Tensor:
+    """The samples of a map-style dataset; of (sample, label) items the sample."""
+    if not hasattr(data, "__len__"):
+        raise TypeError(
+            f"data must be a Dataset with a length, got the iterable {type(data).__name__}"
+        )
+    items = [data[i] for i in range(len(data))]  # type: ignore[arg-type]
+    samples = [item[0] if isinstance(item, (tuple, list)) else item for item in items]
+    for sample in samples:
+        if not isinstance(sample, Tensor):
+            raise TypeError(f"data must be a Dataset of tensors, got {type(sample).__name__} items")
+    return torch.stack(samples) if samples else torch.empty(0)
+
+
+def _check_cond(cond: Any, data: Tensor | Source) -> None:
+    if not isinstance(cond, Tensor):
+        raise TypeError(f"cond must be a torch.Tensor, got {type(cond).__name__}")
+    if not isinstance(data, Tensor):
+        raise ValueError("cond needs data with as many rows; endless data has none")
+    if cond.ndim == 0 or len(cond) != len(data):
+        raise ValueError(
+            f"cond must have one row a sample of data, {len(data)}, got shape {tuple(cond.shape)}"
+        )
+    if cond.is_floating_point():
+        check_finite("cond", cond)
+
+
+def _fingerprint(process: Process) -> str:
+    """The repr, and a value of the curves: a table of betas shows only its ends."""
+    plain = type(process).__repr__ is object.__repr__  # an address, another in the next run
+    name = type(process).__name__ if plain else repr(process)
+    return f"{name} with log_snr {float(process.log_snr(0.5 * process.t_max)):.9g} half way"
 
 
 class _Warmed:

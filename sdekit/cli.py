@@ -1,0 +1,363 @@
+"""The command line: sdekit demo | train | sample | compare | check."""
+
+import re
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="sdekit",
+    help="Continuous-time score-based diffusion that tells you exactly how wrong your sampler is.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Device = Annotated[str, typer.Option(help="Torch device, such as cpu or cuda.")]
+Out = Annotated[Path, typer.Option(help="Folder to write to.")]
+Steps = Annotated[str, typer.Option(help="Step counts, separated by commas.")]
+
+
+class Weighting(StrEnum):
+    """Weightings of the loss."""
+
+    simple = "simple"
+    likelihood = "likelihood"
+    min_snr = "min-snr"
+
+
+class Final(StrEnum):
+    """What the last step does."""
+
+    none = "none"
+    mean = "mean"
+    data = "data"
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    seed: Seed = 0,
+    device: Device = "cpu",
+    quick: Annotated[bool, typer.Option("--quick", help="Seconds instead of minutes.")] = False,
+) -> None:
+    """Three problems from data to exact errors.
+
+    Trains, samples and measures on a 1-D mixture, a 2-D spiral and real 8x8 digits, and writes pictures and
+    tables; open index.md in the output folder. Takes about three minutes on two cores.
+    """
+    from sdekit.demo import QUICK, Budget, run_demo
+
+    _check_device(device)
+    run_demo(out, seed=seed, device=device, budget=QUICK if quick else Budget(), say=typer.echo)
+
+
+@app.command()
+def train(
+    data: Annotated[
+        str, typer.Argument(help="two-mode, spiral, ring, digits, or a .npy file of (N, *event).")
+    ],
+    out: Out,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 5_000,
+    batch: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 512,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
+    process: Annotated[str, typer.Option(help="vp, vp-cosine, sub-vp or interpolant.")] = "vp",
+    prediction: Annotated[str, typer.Option(help="noise, data, score, v or velocity.")] = "noise",
+    weighting: Annotated[
+        Weighting, typer.Option(help="Weight of the loss over time.")
+    ] = Weighting.simple,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+) -> None:
+    """Train a network, with checkpoints.
+
+    Denoising score matching; checkpoints/ and loss.png go to --out. A mixture's least attainable loss is
+    known, and the excess over it is printed.
+    """
+    import torch
+
+    from sdekit import plotting
+    from sdekit import train as run
+    from sdekit.data import GaussianMixture
+    from sdekit.denoisers import NetworkDenoiser
+    from sdekit.training import excess_loss, minimum_loss
+
+    _check_device(device)
+    source = _data(data)
+    torch.manual_seed(seed)
+    network = _network(source).to(device)
+    model = NetworkDenoiser(network, _choose("process", process, _processes()), prediction)
+    result = run(
+        model,
+        source,
+        steps=steps,
+        out=out,
+        batch=batch,
+        lr=lr,
+        weighting=weighting.value,
+        seed=seed,
+        resume=resume,
+    )
+    known = isinstance(source, GaussianMixture) and weighting is Weighting.simple
+    least = minimum_loss(source, model.process) if known else None  # type: ignore[arg-type]
+    plotting.save(plotting.loss_curve(result.losses, least, title=data), out / "loss.png")
+    if known:
+        excess, error = excess_loss(result.model, source)  # type: ignore[arg-type]
+        typer.echo(f"least loss {least:.5f}, excess over it {excess:.2e} +- {error:.0e}")
+    typer.echo(f"{result.seconds:.1f} s; checkpoint {result.checkpoint}; curve {out / 'loss.png'}")
+
+
+@app.command()
+def sample(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the folder of a run.")],
+    out: Annotated[Path, typer.Option(help="Samples as .npy; a picture goes beside it.")] = Path(
+        "samples.npy"
+    ),
+    n: Annotated[int, typer.Option(min=1, help="How many samples.")] = 64,
+    sampler: Annotated[
+        str,
+        typer.Option(
+            help="euler-maruyama, ancestral, ddim, predictor-corrector, flow-ode or torch-sde."
+        ),
+    ] = "ddim",
+    steps: Annotated[int, typer.Option(min=1, help="Intervals of the time grid.")] = 50,
+    grid: Annotated[
+        str | None,
+        typer.Option(help="uniform, quadratic, cubic, karras, log-snr or angle."),
+    ] = None,
+    final: Annotated[Final, typer.Option(help="What the last step does.")] = Final.none,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Draw samples from a trained network."""
+    import numpy as np
+
+    from sdekit import sample as draw
+    from sdekit.sampling.grids import resolve_grid
+
+    _check_device(device)
+    chosen = _choose("sampler", sampler, _samplers())
+    if grid is not None:
+        resolve_grid(grid)
+    model, event = _load(checkpoint)
+    samples = draw(
+        model.to(device),
+        (n, *event),
+        sampler=chosen,
+        steps=steps,
+        grid=grid,
+        final=final.value,
+        seed=seed,
+        progress=True,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    np.save(out, samples.x.cpu().numpy())
+    typer.echo(f"{n} samples, {samples.nfe} model calls each, seed {samples.seed}: {out}")
+    if picture := _picture(samples.x.cpu()):
+        from sdekit import plotting
+
+        typer.echo(f"picture: {plotting.save(picture, out.with_suffix('.png'))}")
+
+
+@app.command()
+def compare(
+    target: Annotated[str, typer.Option(help="two-mode, spiral or ring.")] = "two-mode",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A trained model; the exact score if not given.")
+    ] = None,
+    steps: Steps = "5,10,20,50,100",
+    n: Annotated[int, typer.Option(min=2, help="Samples a run.")] = 10_000,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs a row.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder for CSV and picture.")] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Samplers against exact laws, by step count."""
+    from sdekit import comparison, plotting
+    from sdekit.data import TARGETS
+    from sdekit.demo import demo_samplers
+    from sdekit.processes import VP
+
+    _check_device(device)
+    truth = _choose("target", target, TARGETS)()
+    counts = _counts(steps)
+    model = _load(checkpoint)[0].to(device) if checkpoint else truth.denoiser(VP())
+    table = comparison.compare(
+        model,
+        demo_samplers(1.0 if truth.dim == 1 else truth.narrowest),
+        counts,
+        truth,
+        n=n,
+        seeds=range(seed, seed + seeds),
+        progress=True,
+    )
+    typer.echo(str(table))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        table.to_csv(out / "compare.csv")
+        label = "exact score" if checkpoint is None else "trained network"
+        figure = plotting.error_against_nfe({label: table}, table.metric_names[0], title=target)
+        plotting.save(figure, out / "compare.png")
+        typer.echo(f"wrote {out / 'compare.csv'} and {out / 'compare.png'}")
+
+
+@app.command()
+def check(
+    cells: Annotated[int, typer.Option(min=8, help="Cells of the grid.")] = 800,
+    out: Annotated[Path | None, typer.Option(help="Folder for a picture.")] = None,
+) -> None:
+    """Fokker-Planck and heat equation against exact laws."""
+    from sdekit.checks import fokker_planck_check
+
+    result = fokker_planck_check(cells)
+    typer.echo(str(result))
+    if out is not None:
+        from sdekit import plotting
+
+        figure = plotting.density_slices(
+            {run.name: (run.solution, run.laws) for run in result.runs},
+            title="Forward density: PDE over exact mixture",
+        )
+        typer.echo(f"picture: {plotting.save(figure, out / 'fokker-planck.png')}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; errors are one line on stderr and exit code 2, Ctrl-C is 130."""
+    from sdekit.errors import SdekitError
+
+    try:
+        code = app(arguments, standalone_mode=False)
+    except (ValueError, TypeError, OSError, ImportError, SdekitError) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        # Usage errors of the options library, under whatever name its version gives them.
+        if not hasattr(error, "format_message"):
+            raise
+        return _fail(error.format_message())  # type: ignore[attr-defined]
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str) -> int:
+    print(f"sdekit: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+# ------------------------------------------------------------------- what names on the line mean
+
+
+def _kebab(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
+
+
+def _choose(what: str, name: str, known: dict[str, Any]) -> Any:
+    from sdekit.errors import check_choice
+
+    return known[check_choice(what, name, tuple(known))]
+
+
+def _samplers() -> dict[str, Any]:
+    from sdekit.sampling import ALL
+
+    return {_kebab(type(s).__name__): s for s in reversed(ALL)}
+
+
+def _processes() -> dict[str, Any]:
+    from sdekit.processes import VP, Interpolant, SubVP
+    from sdekit.schedules import Cosine
+
+    return {
+        "vp": VP(),
+        "vp-cosine": VP(schedule=Cosine()),
+        "sub-vp": SubVP(),
+        "interpolant": Interpolant(),
+    }
+
+
+def _data(name: str) -> Any:
+    """A target by name, the digits, or an array from a file."""
+    import numpy as np
+    import torch
+
+    from sdekit.data import TARGETS, images
+
+    if name == "digits":
+        return images.digits()
+    if not name.endswith(".npy"):
+        return _choose("data", name, {**TARGETS, "digits": None})()
+    array = np.load(name, allow_pickle=False)
+    if array.dtype.kind != "f":
+        raise TypeError(f"{name} must hold floating-point numbers, got {array.dtype}")
+    return torch.from_numpy(array).float()
+
+
+def _network(source: Any) -> Any:
+    """A U-Net for images, an MLP for everything else."""
+    from torch import Tensor
+
+    from sdekit.networks import MLP, UNet
+
+    if not isinstance(source, Tensor):
+        return MLP(source.dim)
+    event = source.shape[1:]
+    if len(event) == 3 and event[0] <= 3:
+        return UNet(channels=event[0])
+    return MLP(event.numel())
+
+
+def _load(path: Path) -> tuple[Any, tuple[int, ...]]:
+    """The averaged model of a checkpoint (or of a run's newest) and the shape of its samples."""
+    from sdekit.denoisers import NetworkDenoiser
+    from sdekit.storage import load_tensors
+    from sdekit.training.checkpoints import checkpoints
+
+    if path.is_dir():
+        found = checkpoints(path / "checkpoints")
+        if not found:
+            raise FileNotFoundError(f"{path} holds no checkpoints/step-*.safetensors")
+        path = found[-1]
+    model = NetworkDenoiser.load(path).eval()
+    event = load_tensors(path)[1].get("config", {}).get("event")
+    if event is None:
+        raise ValueError(f"{path} does not record the shape of its samples; give a run of `train`")
+    return model, tuple(event)
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"steps must be integers separated by commas, got {text!r}") from None
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device {name!r} is not available: {str(error).splitlines()[0]}"
+        ) from None
+
+
+def _picture(x: Any) -> Any:
+    """Samples as a picture where their shape has one: 1-D, 2-D, images."""
+    from sdekit import plotting
+
+    if x.ndim == 4 and x.shape[1] in (1, 3):
+        return plotting.image_grids({"samples": x[:64].clamp(-1, 1)})
+    if x.ndim == 2 and x.shape[1] <= 2:
+        return plotting.scatter(x)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""Time grids: uniform in their clock, exact ends, strictly decreasing, and the table of bad input."""
+
+import math
+from typing import Any
+
+import pytest
+import sdekit as sk
+import torch
+from sdekit.processes import ALL as PROCESSES
+from sdekit.sampling.grids import GRIDS, check_times, resolve_grid
+from sdekit.sampling import Angle, Karras, LogSNR, Power, TimeGrid
+
+VP = sk.VP()
+ALL_GRIDS = [*GRIDS.values(), Power(1.5), Karras(3.0), Angle(0.3)]
+
+
+def readable(process: sk.Process) -> tuple[float, float]:
+    return process.t_max, max(1e-3 * process.horizon, process.t_min)
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+@pytest.mark.parametrize("grid", ALL_GRIDS, ids=repr)
+def test_uniform_in_its_clock(grid: TimeGrid, process: sk.Process) -> None:
+    start, end = readable(process)
+    for steps in (1, 2, 3, 17, 64):
+        times = grid.times(process, steps, start, end)
+        assert len(times) == steps + 1
+        assert times[0] == start
+        assert times[-1] == end
+        readings = torch.tensor([grid.clock(process, t) for t in times], dtype=torch.float64)
+        span = (readings[-1] - readings[0]).abs()
+        uniform = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+        assert ((readings - readings[0]).abs() / span - uniform).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+@pytest.mark.parametrize("grid", ALL_GRIDS, ids=repr)
+def test_clock_and_time_are_inverse(grid: TimeGrid, process: sk.Process) -> None:
+    start, end = readable(process)
+    for u in (0.01, 0.3, 0.77):
+        t = end + (start - end) * u
+        assert grid.time(process, grid.clock(process, t)) == pytest.approx(t, rel=1e-9)
+
+
+def test_the_formulas_of_the_papers() -> None:
+    edm, n = sk.EDM(), 10
+    low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
+    karras = [(high + i / n * (low - high)) ** 7 for i in range(n + 1)]
+    assert GRIDS["karras"].times(edm, n, 80.0, 0.002) == pytest.approx(karras, rel=1e-12)
+    quadratic = [(1 + i / n * (math.sqrt(1e-3) - 1)) ** 2 for i in range(n + 1)]
+    assert GRIDS["quadratic"].times(VP, n, 1.0, 1e-3) == pytest.approx(quadratic, rel=1e-12)
+    geometric = [80 * (0.002 / 80) ** (i / n) for i in range(n + 1)]
+    assert GRIDS["log-snr"].times(edm, n, 80.0, 0.002) == pytest.approx(geometric, rel=1e-12)
+    first, last = math.atan(80 / 0.5), math.atan(0.002 / 0.5)
+    angle = [0.5 * math.tan(first + (last - first) * i / n) for i in range(n + 1)]
+    assert Angle(0.5).times(edm, n, 80.0, 0.002) == pytest.approx(angle, rel=1e-12)
+
+
+def test_the_angle_grid_on_unit_data_has_equal_angles_of_signal_and_noise() -> None:
+    times = Angle().times(VP, 12, 1.0, 1e-3)
+    angles = [math.atan2(VP.sigma(t), VP.alpha(t)) for t in times]
+    steps = [a - b for a, b in zip(angles, angles[1:], strict=False)]
+    assert steps == pytest.approx([steps[0]] * 12, rel=1e-9)
+
+
+@pytest.mark.parametrize("grid", [g for g in ALL_GRIDS if not isinstance(g, LogSNR)], ids=repr)
+def test_grids_with_a_finite_clock_reach_zero(grid: TimeGrid) -> None:
+    times = grid.times(VP, 9, 1.0, 0.0)
+    assert times[-1] == 0
+    assert all(a > b for a, b in zip(times, times[1:], strict=False))
+
+
+@pytest.mark.parametrize("process", [sk.Interpolant(), sk.VP(schedule=sk.schedules.Cosine())])
+def test_grids_with_a_finite_clock_start_where_the_signal_is_gone(process: sk.Process) -> None:
+    for grid in (Power(), Power(2.0), Angle()):
+        times = grid.times(process, 9, 1.0, 1e-3)
+        assert times[0] == 1
+        assert all(a > b for a, b in zip(times, times[1:], strict=False))
+
+
+def test_a_custom_clock_is_a_grid() -> None:
+    class Cubic(TimeGrid):
+        def clock(self, process: sk.Process, t: float) -> float:
+            return t**3
+
+        def time(self, process: sk.Process, reading: float) -> float:
+            return reading ** (1 / 3)
+
+    times = Cubic().times(VP, 4, 1.0, 0.5)
+    assert [t**3 for t in times] == pytest.approx([1, 0.78125, 0.5625, 0.34375, 0.125])
+
+
+def test_names() -> None:
+    for name, grid in GRIDS.items():
+        assert resolve_grid(name) is grid
+    assert resolve_grid(Power(3.5)) == Power(3.5)
+    assert len({repr(g) for g in GRIDS.values()}) == len(GRIDS)
+
+
+def test_checked_times_are_floats() -> None:
+    for given in ([1, 0.5, 0], (1.0, 0.5, 0.0), torch.tensor([1.0, 0.5, 0.0])):
+        times = check_times(given, VP)
+        assert times == [1.0, 0.5, 0.0]
+        assert all(type(t) is float for t in times)
+
+
+BAD_TIMES: list[tuple[Any, str]] = [
+    ([1.0], "at least two"),
+    ([], "at least two"),
+    (0.5, "1-D"),
+    (torch.ones(2, 2), "1-D"),
+    ([0.1, 0.5, 1.0], "decrease strictly"),
+    ([1.0, 0.5, 0.5, 0.1], r"times\[1\] = 0.5, times\[2\] = 0.5"),
+    ([1.0, math.nan, 0.1], r"times\[1\] = nan"),
+    ([1.5, 0.5], r"\[0, 1\], got times\[0\] = 1.5"),
+    ([1.0, -0.5], r"times\[1\] = -0.5"),
+    ([math.inf, 0.5], r"times\[0\] = inf"),
+]
+
+
+@pytest.mark.parametrize(("times", "message"), BAD_TIMES, ids=str)
+def test_bad_times(times: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        check_times(times, VP)
+    assert "times" in str(caught.value)
+
+
+BAD_GRIDS: list[tuple[Any, type[Exception], str]] = [
+    (lambda: Power().times(VP, 0, 1.0, 0.1), ValueError, "steps must be >= 1, got 0"),
+    (lambda: Power().times(VP, -3, 1.0, 0.1), ValueError, "steps must be >= 1, got -3"),
+    (lambda: Power().times(VP, 10.0, 1.0, 0.1), TypeError, "steps must be an integer"),
+    (lambda: Power().times(VP, True, 1.0, 0.1), TypeError, "steps must be an integer"),
+    (lambda: Power().times(VP, 5, 1.5, 0.1), ValueError, "t_start"),
+    (lambda: Power().times(VP, 5, 0.0, 0.0), ValueError, "t_start"),
+    (lambda: Power().times(VP, 5, math.nan, 0.0), ValueError, "t_start"),
+    (lambda: Power().times(VP, 5, "1", 0.0), TypeError, "t_start"),
+    (lambda: Power().times(VP, 5, 0.5, 0.5), ValueError, "t_end"),
+    (lambda: Power().times(VP, 5, 0.5, 0.7), ValueError, "t_end"),
+    (lambda: Power().times(VP, 5, 0.5, -0.1), ValueError, "t_end"),
+    (lambda: LogSNR().times(VP, 5, 1.0, 0.0), ValueError, "finite clock.*t_end = 0"),
+    (lambda: LogSNR().times(sk.Interpolant(), 5, 1.0, 0.1), ValueError, "t_start = 1"),
+    (lambda: Karras().times(sk.Interpolant(), 5, 1.0, 0.1), ValueError, "finite clock"),
+    (lambda: resolve_grid("log_snr"), ValueError, "did you mean 'log-snr'"),
+    (lambda: resolve_grid("nonsense"), ValueError, "grid must be one of"),
+    (lambda: resolve_grid(3), TypeError, "grid must be a name"),
+    (lambda: Power(0.0), ValueError, "power"),
+    (lambda: Power(-1.0), ValueError, "power"),
+    (lambda: Karras(0.0), ValueError, "power"),
+    (lambda: Karras(math.nan), ValueError, "power"),
+    (lambda: Angle(0.0), ValueError, "data_std"),
+    (lambda: Angle(-1.0), ValueError, "data_std"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD_GRIDS, ids=[m for _, _, m in BAD_GRIDS])
+def test_bad_grids(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_integers_of_other_libraries_are_step_counts() -> None:
+    import numpy as np
+
+    expected = Power().times(VP, 4, 1.0, 0.1)
+    for steps in (np.int64(4), torch.tensor(4)):
+        assert Power().times(VP, steps, 1.0, 0.1) == expected  # type: ignore[arg-type]

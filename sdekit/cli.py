@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -171,6 +172,10 @@ def compare(
     checkpoint: Annotated[
         Path | None, typer.Option(help="A trained model; the exact score if not given.")
     ] = None,
+    samplers: Annotated[
+        str | None,
+        typer.Option(help="Names separated by commas, as for `sample`; all if not given."),
+    ] = None,
     steps: Steps = "5,10,20,50,100",
     n: Annotated[int, typer.Option(min=2, help="Samples a run.")] = 10_000,
     seeds: Annotated[int, typer.Option(min=1, help="Runs a row.")] = 1,
@@ -181,16 +186,22 @@ def compare(
     """Samplers against exact laws, by step count."""
     from sdekit import comparison, plotting
     from sdekit.data import TARGETS
-    from sdekit.demo import demo_samplers
     from sdekit.processes import VP
+    from sdekit.sampling import ALL, PredictorCorrector
 
     _check_device(device)
     truth = _choose("target", target, TARGETS)()
     counts = _counts(steps)
+    named = samplers and [_choose("samplers", s, _samplers()) for s in samplers.split(",")]
+    # The corrector's step must fit the finest structure of the data, which is known here.
+    used = [
+        replace(s, data_std=truth.narrowest) if isinstance(s, PredictorCorrector) else s
+        for s in named or ALL
+    ]
     model = _load(checkpoint)[0].to(device) if checkpoint else truth.denoiser(VP())
     table = comparison.compare(
         model,
-        demo_samplers(1.0 if truth.dim == 1 else truth.narrowest),
+        used,
         counts,
         truth,
         n=n,
@@ -209,14 +220,31 @@ def compare(
 
 @app.command()
 def check(
-    cells: Annotated[int, typer.Option(min=8, help="Cells of the grid.")] = 800,
+    cells: Annotated[int, typer.Option(min=8, help="Cells of the PDE's grid.")] = 800,
+    n: Annotated[int, typer.Option(min=2, help="Samples a sampler.")] = 100_000,
     out: Annotated[Path | None, typer.Option(help="Folder for a picture.")] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
 ) -> None:
-    """Fokker-Planck and heat equation against exact laws."""
-    from sdekit.checks import fokker_planck_check
+    """PDEs and samplers against exact laws.
 
+    The Fokker-Planck and heat equations against exact mixtures, then every plan on Gaussian data against its
+    exact output law: how many standard errors the samples' mean and variance are off.
+    """
+    from sdekit.checks import fokker_planck_check, law_check
+    from sdekit.comparison import short_name
+
+    _check_device(device)
     result = fokker_planck_check(cells)
-    typer.echo(str(result))
+    typer.echo(f"{result}\n")
+    rows = law_check(n, seed=seed, device=device)
+    typer.echo(
+        f"{'sampler on N(0.7, 0.25), 20 steps':<36}{'mean':>9}{'variance':>10}{'off by':>14}"
+    )
+    for row in rows:
+        law = f"{row['mean']:>9.5f}{row['variance']:>10.5f}"
+        off = f"{row['z_mean']:+.1f}, {row['z_variance']:+.1f} se"
+        typer.echo(f"{short_name(row['sampler']):<36}{law}{off:>14}")
     if out is not None:
         from sdekit import plotting
 
@@ -225,6 +253,9 @@ def check(
             title="Forward density: PDE over exact mixture",
         )
         typer.echo(f"picture: {plotting.save(figure, out / 'fokker-planck.png')}")
+    worst = max(max(abs(r["z_mean"]), abs(r["z_variance"])) for r in rows)
+    if worst > 5:
+        raise ValueError(f"a sampler's samples are {worst:.1f} standard errors off its exact law")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -81,6 +81,7 @@ def loss_curve(losses: Tensor, minimum: float | None = None, *, title: str = "")
             ha="right",
             va="top",
             color=COLOURS[1],
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
         )
         low = min(low, minimum)
     top = max(losses[len(losses) // 50 :].max().item(), running.max().item())
@@ -172,7 +173,8 @@ def scatter(samples: Tensor, *, title: str = "") -> Figure:
 @_styled
 def image_grids(groups: Mapping[str, Tensor], *, columns: int = 8, title: str = "") -> Figure:
     """Grids of images (n, channels, height, width) in [-1, 1], one panel a group."""
-    figure, panels = _figure(1, len(groups), (3.4 * len(groups), 3.8))
+    rows = max(-(-len(images) // columns) for images in groups.values())
+    figure, panels = _figure(1, len(groups), (3.6 * len(groups), 3.6 * rows / columns + 0.8))
     for axes, (name, images) in zip(panels, groups.items(), strict=True):
         axes.imshow(
             _tiled(images, columns), cmap="gray_r", vmin=-1, vmax=1, interpolation="nearest"

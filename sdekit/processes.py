@@ -273,7 +273,8 @@ class Process(ABC):
 
     # ---- private ---------------------------------------------------------------------------------
     def _check_order(self, s: Number, t: Number) -> None:
-        if not bool((torch.as_tensor(s) <= torch.as_tensor(t)).all()):
+        first, last = (torch.as_tensor(u, dtype=torch.float64, device="cpu") for u in (s, t))
+        if not bool((first <= last).all()):
             raise ValueError(f"transition goes forward: t_from must be <= t_to, got {s} and {t}")
 
     def _evaluate(
@@ -423,6 +424,10 @@ class VP(_Scheduled):
         beta = self.schedule.beta(t)
         return -0.5 * beta, beta
 
+    def _slopes(self, t: Number) -> tuple[Number, Number]:
+        beta, B = self.schedule.beta(t), self.schedule.B(t)
+        return -0.5 * beta * exp(-0.5 * B), ratio(0.5 * beta * exp(-B), self._sigma(t))
+
     def _delta_log_snr(self, s: Number, t: Number) -> Number:
         increment = self.schedule.delta_B(s, t)
         return -increment - _log_gain(increment, self.schedule.B(s))
@@ -565,6 +570,11 @@ class _ConstantRates(Process):
     def _rates(self, t: Number) -> tuple[Number, Number]:
         theta, d2 = self._constants()
         return -theta + 0 * t, d2 + 0 * t
+
+    def _slopes(self, t: Number) -> tuple[Number, Number]:
+        theta, d2 = self._constants()
+        decay = exp(-theta * t)
+        return -theta * decay, ratio(0.5 * d2 * decay * decay, self._sigma(t))
 
     def _delta_log_snr(self, s: Number, t: Number) -> Number:
         rate = 2 * self._constants()[0]

@@ -322,7 +322,7 @@ class Tabulated(Schedule):
         """Within one cell a product, across cells the sum of whole increments and two parts."""
         cell_s, part_s, step_s, left_s = self._locate(s)
         cell_t, part_t, step_t, left_t = self._locate(t)
-        inside = _times(part_t - part_s, step_t)
+        inside = _times(len(self.betas) * (t - s), step_t)
         across = _times(1 - part_s, step_s) + (left_t - (left_s + step_s)) + _times(part_t, step_t)
         if isinstance(s, Tensor) or isinstance(t, Tensor):
             return torch.where(torch.as_tensor(cell_s == cell_t), inside, across)

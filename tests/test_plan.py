@@ -231,9 +231,7 @@ def test_counts() -> None:
 def test_describe_prints_every_row() -> None:
     plan = sk.samplers.Ancestral().plan(VP, [1.0, 0.5, 0.1], final="data")
     lines = plan.describe().splitlines()
-    assert lines[0] == (
-        "Ancestral(variance='beta_tilde'): 4 rows, 3 model calls, 2 registers"
-    )
+    assert lines[0] == ("Ancestral(variance='beta_tilde'): 4 rows, 3 model calls, 2 registers")
     assert len(lines) == 5
     assert re.fullmatch(r"t=1 +\[0\] x0 = start   P0 = 0 x0 \+ 1 E\[x0\|x0\]", lines[1])
     row = plan.rows[1]
@@ -249,9 +247,7 @@ def test_a_brownian_interval_belongs_to_every_normal() -> None:
     assert euler.normals == ((1.0, 0.5), (0.5, 0.1))
     for sampler in (sk.samplers.Ancestral(), sk.samplers.DDIM(eta=0.3)):
         snr = [math.exp(VP.log_snr(t)) for t in times]
-        for (a, b), interval in zip(
-            pairwise(snr), sampler.plan(VP, times).normals, strict=True
-        ):
+        for (a, b), interval in zip(pairwise(snr), sampler.plan(VP, times).normals, strict=True):
             assert interval == pytest.approx((a, b), rel=1e-12)
 
 

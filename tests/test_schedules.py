@@ -35,7 +35,7 @@ UNIT_TIMES = st.one_of(
 )
 
 
-def exact_B(schedule: Schedule, t: float) -> mpf:
+def exact_B(schedule: Schedule, t: Any) -> mpf:
     """The integral of beta from its definition, in sixty digits."""
     u = MP.mpf(t)
     match schedule:

@@ -23,7 +23,11 @@ class CountedDenoiser(Denoiser):
 
 
 def report(
-    engine: Engine, counted: CountedDenoiser, times: list[float], states: Sequence[Tensor], final: str
+    engine: Engine,
+    counted: CountedDenoiser,
+    times: list[float],
+    states: Tensor | Sequence[Tensor],
+    final: str,
 ) -> Tensor:
     """The result of a solve, after its nodes are reported: with "data", E[x_0 | x] takes the last one.
 

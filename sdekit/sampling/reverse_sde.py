@@ -15,14 +15,14 @@ from sdekit.sampling.engine import Engine, Program
 from sdekit.sampling.grids import equally_spaced
 from sdekit.sampling.sampler import FINAL, Sampler
 
-#: calculus and model calls a step, by method. The noise is additive, so both calculi agree.
+#: calculus, model calls a step and weak order, by method. The noise is additive, so both calculi agree.
 METHODS = {
-    "euler": ("ito", 1),
-    "milstein": ("ito", 1),
-    "srk": ("ito", 10),
-    "midpoint": ("stratonovich", 2),
-    "heun": ("stratonovich", 2),
-    "euler_heun": ("stratonovich", 1),
+    "euler": ("ito", 1, 1),
+    "milstein": ("ito", 1, 1),
+    "srk": ("ito", 10, 2),
+    "midpoint": ("stratonovich", 2, 2),
+    "heun": ("stratonovich", 2, 2),
+    "euler_heun": ("stratonovich", 1, 1),
 }
 
 
@@ -72,11 +72,11 @@ class ReverseSDE(nn.Module):
 
 @dataclass(frozen=True)
 class TorchSDE(Sampler):
-    """The reverse SDE by torchsde's fixed-step methods, on a uniform grid.
+    """The reverse SDE by torchsde's fixed-step methods, on a uniform grid.  Li et al. 2020; Anderson 1982.
 
     Args:
         method: "euler", "milstein" (the same here: the noise is additive), "srk" (strong order 1.5, ten model
-            calls a step), "midpoint", "heun" or "euler_heun".
+            calls a step), "midpoint", "heun" or "euler_heun" (Euler with g averaged over the step).
         dt: step in units of t; None takes one step an interval.
 
     The Brownian path comes from the block normals of the run, so a sample does not depend on its chunk.
@@ -90,6 +90,11 @@ class TorchSDE(Sampler):
         check_choice("method", self.method, tuple(METHODS))
         if self.dt is not None:
             check_number("dt", self.dt, 0, open_low=True)
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        """Weak order of the method."""
+        return METHODS[self.method][2]
 
     @property
     def nfe_per_step(self) -> int | None:  # type: ignore[override]

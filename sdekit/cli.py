@@ -1,5 +1,6 @@
 """The command line: sdekit demo | train | sample | compare | check."""
 
+import json
 import re
 import sys
 from dataclasses import replace
@@ -22,6 +23,9 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Device = Annotated[str, typer.Option(help="Torch device, such as cpu or cuda.")]
 Out = Annotated[Path, typer.Option(help="Folder to write to.")]
 Steps = Annotated[str, typer.Option(help="Step counts, separated by commas.")]
+
+#: In the folder of a run: the shape of one sample, which a U-Net does not know.
+EVENT_FILE = "event.json"
 
 
 class Weighting(StrEnum):
@@ -88,23 +92,30 @@ def train(
     from sdekit.data import GaussianMixture
     from sdekit.denoisers import NetworkDenoiser
     from sdekit.training import excess_loss, minimum_loss
+    from sdekit.training.checkpoints import checkpoints
 
     _check_device(device)
+    if not resume and checkpoints(out / "checkpoints"):
+        raise ValueError(f"{out} already holds a run; give --resume or another --out")
     source = _data(data)
     torch.manual_seed(seed)
     network = _network(source).to(device)
     model = NetworkDenoiser(network, _choose("process", process, _processes()), prediction)
-    result = run(
-        model,
-        source,
-        steps=steps,
-        out=out,
-        batch=batch,
-        lr=lr,
-        weighting=weighting.value,
-        seed=seed,
-        resume=resume,
-    )
+    try:
+        result = run(
+            model,
+            source,
+            steps=steps,
+            out=out,
+            batch=batch,
+            lr=lr,
+            weighting=weighting.value,
+            seed=seed,
+            resume=resume,
+        )
+    finally:  # a run that is interrupted can be sampled too
+        if out.is_dir():
+            (out / EVENT_FILE).write_text(json.dumps(_event(source)))
     known = isinstance(source, GaussianMixture) and weighting is Weighting.simple
     least = minimum_loss(source, model.process) if known else None  # type: ignore[arg-type]
     plotting.save(plotting.loss_curve(result.losses, least, title=data), out / "loss.png")
@@ -130,7 +141,9 @@ def sample(
     steps: Annotated[int, typer.Option(min=1, help="Intervals of the time grid.")] = 50,
     grid: Annotated[
         str | None,
-        typer.Option(help="uniform, quadratic, cubic, karras, log-snr or angle."),
+        typer.Option(
+            help="uniform, quadratic, cubic, karras, log-snr or angle; the sampler's own if not given."
+        ),
     ] = None,
     final: Annotated[Final, typer.Option(help="What the last step does.")] = Final.none,
     seed: Seed = 0,
@@ -143,6 +156,8 @@ def sample(
     from sdekit.sampling.grids import resolve_grid
 
     _check_device(device)
+    if out.suffix != ".npy":
+        raise ValueError(f"out must end in .npy, got {out}; the picture goes beside it")
     chosen = _choose("sampler", sampler, _samplers())
     if grid is not None:
         resolve_grid(grid)
@@ -262,13 +277,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; errors are one line on stderr and exit code 2, Ctrl-C is 130."""
     from sdekit.errors import SdekitError
 
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments or ["--help"], prog_name="sdekit", standalone_mode=False)
     except (ValueError, TypeError, OSError, ImportError, SdekitError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         return 130
     except Exception as error:
+        # Some versions of the options library turn Ctrl-C into an exception of their own.
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            return 130
         # Usage errors of the options library, under whatever name its version gives them.
         if not hasattr(error, "format_message"):
             raise
@@ -297,7 +316,10 @@ def _choose(what: str, name: str, known: dict[str, Any]) -> Any:
 def _samplers() -> dict[str, Any]:
     from sdekit.sampling import ALL
 
-    return {_kebab(type(s).__name__): s for s in reversed(ALL)}
+    found: dict[str, Any] = {}
+    for sampler in ALL:
+        found.setdefault(_kebab(type(sampler).__name__), sampler)
+    return found
 
 
 def _processes() -> dict[str, Any]:
@@ -323,7 +345,13 @@ def _data(name: str) -> Any:
         return images.digits()
     if not name.endswith(".npy"):
         return _choose("data", name, {**TARGETS, "digits": None})()
-    array = np.load(name, allow_pickle=False)
+    with Path(name).open("rb") as file:
+        try:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+        except ValueError as error:
+            raise ValueError(
+                f"{name} is damaged or is not a .npy file of numbers: {error}"
+            ) from None
     if array.dtype.kind != "f":
         raise TypeError(f"{name} must hold floating-point numbers, got {array.dtype}")
     return torch.from_numpy(array).float()
@@ -338,7 +366,7 @@ def _network(source: Any) -> Any:
     if not isinstance(source, Tensor):
         return MLP(source.dim)
     event = source.shape[1:]
-    if len(event) == 3 and event[0] <= 3:
+    if len(event) == 3 and event[0] <= 3 and event[1] % 2 == event[2] % 2 == 0:
         return UNet(channels=event[0])
     return MLP(event.numel())
 
@@ -346,7 +374,6 @@ def _network(source: Any) -> Any:
 def _load(path: Path) -> tuple[Any, tuple[int, ...]]:
     """The averaged model of a checkpoint (or of a run's newest) and the shape of its samples."""
     from sdekit.denoisers import NetworkDenoiser
-    from sdekit.storage import load_tensors
     from sdekit.training.checkpoints import checkpoints
 
     if path.is_dir():
@@ -355,10 +382,24 @@ def _load(path: Path) -> tuple[Any, tuple[int, ...]]:
             raise FileNotFoundError(f"{path} holds no checkpoints/step-*.safetensors")
         path = found[-1]
     model = NetworkDenoiser.load(path).eval()
-    event = load_tensors(path)[1].get("config", {}).get("event")
-    if event is None:
-        raise ValueError(f"{path} does not record the shape of its samples; give a run of `train`")
-    return model, tuple(event)
+    return model, _recorded_event(path, model.network)
+
+
+def _event(source: Any) -> list[int]:
+    """The shape of one sample of the data."""
+    from torch import Tensor
+
+    return list(source.shape[1:]) if isinstance(source, Tensor) else [source.dim]
+
+
+def _recorded_event(path: Path, network: Any) -> tuple[int, ...]:
+    """The shape of one sample of a checkpoint: as `train` wrote it, else the one an MLP is made for."""
+    record = path.parent.parent / EVENT_FILE
+    if record.is_file():
+        return tuple(json.loads(record.read_text()))
+    if hasattr(network, "dim"):
+        return (network.dim,)
+    raise ValueError(f"{path} does not record the shape of its samples; give a run of `train`")
 
 
 def _counts(text: str) -> list[int]:
@@ -372,7 +413,7 @@ def _check_device(name: str) -> None:
     import torch
 
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"device {name!r} is not available: {str(error).splitlines()[0]}"

@@ -1,5 +1,6 @@
 """`sample`: any denoiser, any sampler, any grid, one call."""
 
+import math
 import secrets
 import sys
 import warnings
@@ -16,13 +17,15 @@ from sdekit.errors import NumericsError, check_choice, check_finite, check_integ
 from sdekit.processes import Process
 from sdekit.sampling.engine import Callback, CompiledPlan, Engine, Program, Stop
 from sdekit.sampling.grids import TimeGrid, check_times, resolve_grid
-from sdekit.sampling.noise import BlockNormals
+from sdekit.sampling.noise import BLOCK, SLAB, BlockNormals
 from sdekit.sampling.one_step import DDIM
 from sdekit.sampling.plan import Plan
 from sdekit.sampling.sampler import FINAL, Sampler
 
-#: Samples run together unless told otherwise: large enough to be fast, small enough to stay in memory.
+#: Samples run together unless told otherwise: large enough to be fast, small enough that a slab of normals
+#: stays near a hundred megabytes.
 CHUNK = 16_384
+_SLAB_NUMBERS = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,8 @@ def sample(
         seed: the run is a function of it; sample i is the same in any batch and any chunk, up to rounding
             inside the model. None draws one (see `Samples.seed`).
         generator: gives the seed instead.
-        chunk: samples run together, at most 16,384 if not given.
-        trajectory: keep the state at every grid time.
+        chunk: samples run together; if not given at most 16,384, fewer where an event has over 64 numbers.
+        trajectory: keep the state at every grid time; a chunk that was stopped stays where it was.
         callback: called as callback(index, t, x) at every grid time with the states of the running chunk; a
             true return value stops that chunk there.
         progress: show a bar.
@@ -97,23 +100,29 @@ def sample(
         ValueError, TypeError: an argument, before the model is called.
         NumericsError: the model gave NaN or infinity; the message says at which step, time and fraction.
     """
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(
+            f"denoiser must be a Denoiser such as sk.NetworkDenoiser(network, process), got {denoiser!r}"
+        )
     process = denoiser.process
+    if x_init is not None:
+        check_finite("x_init", x_init)
     n, event = _check_shape(shape, x_init)
     sampler = DDIM() if sampler is None else sampler
     if not isinstance(sampler, Sampler):
         raise TypeError(f"sampler must be a Sampler such as sk.samplers.DDIM(), got {sampler!r}")
     check_choice("final", final, FINAL)
     times = _times(sampler, process, steps, grid, t_start, t_end)
-    if x_init is not None:
-        check_finite("x_init", x_init)
-    elif times[0] < process.t_max:
+    if x_init is None and times[0] < process.t_max:
         raise ValueError(
             f"starting at t = {times[0]:g}, below t_max = {process.t_max:g}, needs x_init: the prior is the "
             "law at the end only"
         )
-    if cond is not None and (not isinstance(cond, Tensor) or len(cond) != n):
-        raise ValueError(f"cond must be a tensor of n = {n} rows, got {_length(cond)}")
-    chunk = CHUNK if chunk is None else check_integer("chunk", chunk, 1)
+    if cond is not None and (not isinstance(cond, Tensor) or cond.shape[:1] != (n,)):
+        raise ValueError(f"cond must be a tensor of n = {n} rows, got {_described(cond)}")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable as callback(index, t, x), got {callback!r}")
+    chunk = _fitting(event) if chunk is None else check_integer("chunk", chunk, 1)
     seed = _seed(seed, generator)
     dtype, device = _placement(denoiser, x_init, dtype, device)
 
@@ -128,14 +137,14 @@ def sample(
             recorder = _Recorder(trajectory, callback, bar)
             runs.append(_run(program, denoiser, normals, first, rows, recorder))
     empty = torch.empty(0, *event, dtype=dtype, device=device)
-    kept = [torch.stack(states) for _, _, states in runs if states]
+    states = [states for _, _, states in runs] or [[empty] * len(times)]
     return Samples(
         x=torch.cat([x for x, _, _ in runs]) if runs else empty,
         nfe=max((nfe for _, nfe, _ in runs), default=0),
         times=tuple(times),
         seed=seed,
         plan=program.plan if isinstance(program, CompiledPlan) else None,
-        trajectory=torch.cat(kept, 1) if kept else None,
+        trajectory=_side_by_side(states) if trajectory else None,
     )
 
 
@@ -190,8 +199,21 @@ def _run(
     return x, engine.nfe, recorder.states
 
 
+def _side_by_side(chunks: list[list[Tensor]]) -> Tensor:
+    """The trajectories of all chunks as one; one that was stopped repeats its last state."""
+    longest = max(map(len, chunks))
+    full = [torch.stack(states + states[-1:] * (longest - len(states))) for states in chunks]
+    return torch.cat(full, 1)
+
+
+def _fitting(event: tuple[int, ...]) -> int:
+    """Samples whose normals fit into memory: whole blocks, CHUNK at most."""
+    fitting = _SLAB_NUMBERS // (SLAB * math.prod(event))
+    return max(BLOCK, min(CHUNK, fitting - fitting % BLOCK))
+
+
 def _check_shape(shape: Sequence[int], x_init: Tensor | None) -> tuple[int, tuple[int, ...]]:
-    if isinstance(shape, int) or not len(shape):
+    if not isinstance(shape, Sequence) or not len(shape):
         raise ValueError(f"shape must be (n, *event), got {shape!r}")
     sizes = tuple(check_integer(f"shape[{i}]", size, min(i, 1)) for i, size in enumerate(shape))
     if x_init is not None and tuple(x_init.shape) != sizes:
@@ -224,7 +246,10 @@ def _times(
                 f"steps = {steps} does not fit a grid of {len(times)} times: {len(times) - 1} intervals"
             )
     for t in times if times[-1] > 0 else times[:-1]:
-        process.check_readable(t)
+        try:
+            process.check_readable(t)
+        except ValueError as error:
+            raise ValueError(f"the grid has a time at which no model is read: {error}") from None
     return times
 
 
@@ -288,5 +313,5 @@ def _bar(progress: bool, total: int) -> Iterator[Any]:
         yield bar
 
 
-def _length(cond: Any) -> str:
-    return f"{len(cond)} rows" if isinstance(cond, Tensor) else type(cond).__name__
+def _described(cond: Any) -> str:
+    return f"shape {tuple(cond.shape)}" if isinstance(cond, Tensor) else type(cond).__name__

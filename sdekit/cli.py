@@ -114,8 +114,9 @@ def train(
             resume=resume,
         )
     finally:  # a run that is interrupted can be sampled too
-        if out.is_dir():
-            (out / EVENT_FILE).write_text(json.dumps(_event(source)))
+        record = out / EVENT_FILE
+        if checkpoints(out / "checkpoints") and not record.exists():
+            record.write_text(json.dumps(_event(source)))
     known = isinstance(source, GaussianMixture) and weighting is Weighting.simple
     least = minimum_loss(source, model.process) if known else None  # type: ignore[arg-type]
     plotting.save(plotting.loss_curve(result.losses, least, title=data), out / "loss.png")
@@ -213,7 +214,15 @@ def compare(
         replace(s, data_std=truth.narrowest) if isinstance(s, PredictorCorrector) else s
         for s in named or ALL
     ]
-    model = _load(checkpoint)[0].to(device) if checkpoint else truth.denoiser(VP())
+    model = truth.denoiser(VP())
+    if checkpoint:
+        model, event = _load(checkpoint)
+        model = model.to(device)
+        if event != (truth.dim,):
+            raise ValueError(
+                f"target {target!r} is of shape ({truth.dim},), but {checkpoint} draws samples of "
+                f"shape {event}; name its target with --target"
+            )
     table = comparison.compare(
         model,
         used,

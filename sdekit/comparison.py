@@ -13,8 +13,9 @@ from torch import Tensor
 from sdekit import metrics as distances
 from sdekit.data.mixtures import GaussianMixture
 from sdekit.denoisers import Denoiser
-from sdekit.errors import SdekitError, check_integer, check_seed
+from sdekit.errors import SdekitError, check_integer, check_number, check_seed
 from sdekit.sampling import Sampler, sample
+from sdekit.sampling.grids import resolve_grid
 
 #: A distance of samples (n, d) from a law.
 Metric = Callable[[Tensor, GaussianMixture], float]
@@ -62,7 +63,8 @@ class Table:
         """The rows as a Markdown table, floors last."""
         head, *body = self._cells()
         lines = [head, ["---"] * len(head), *body]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        table = [f"| {' | '.join(line)} |" for line in lines]
+        return "\n".join([*table, *(f"\n{note}" for note in self._notes())])
 
     def __str__(self) -> str:
         """The rows in aligned columns."""
@@ -72,17 +74,27 @@ class Table:
             "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
             for line in table
         ]
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *self._notes()])
 
     def _cells(self) -> list[list[str]]:
         """Head, rows and floors as text."""
         table = [["sampler", "steps", "NFE", *self.metric_names, "seconds"]]
+        names = short_names([row["sampler"] for row in self.rows])
         for row in self.rows:
-            found = [row["error"] or _cell(row, m) for m in self.metric_names]
-            first = [short_name(row["sampler"]), str(row["steps"]), str(row["nfe"])]
+            found = ["failed" if row["error"] else _cell(row, m) for m in self.metric_names]
+            first = [names[row["sampler"]], str(row["steps"]), str(row["nfe"])]
             table.append([*first, *found, f"{row['seconds']:.2f}"])
         floors = [f"{self.floors[m][0]:.4f}" for m in self.metric_names]
         return [*table, [f"{self.n:,} exact samples", "", "", *floors, ""]]
+
+    def _notes(self) -> list[str]:
+        """Why rows failed, a line each."""
+        names = short_names([row["sampler"] for row in self.rows])
+        return [
+            f"{names[row['sampler']]}, {row['steps']} steps failed: {' '.join(row['error'].split())}"
+            for row in self.rows
+            if row["error"]
+        ]
 
 
 def _cell(row: dict[str, Any], metric: str) -> str:
@@ -97,6 +109,13 @@ def short_name(sampler: str) -> str:
         return "PredictorCorrector(" + rest.partition("predictor=")[2].partition("(")[0] + ")"
     first = rest.rstrip(")").split(",")[0].partition("=")
     return f"{name}({first[2].strip(chr(39))})" if name != "DDIM" else f"{name}({''.join(first)})"
+
+
+def short_names(samplers: Sequence[str]) -> dict[str, str]:
+    """Short names by repr; samplers that would share one keep their whole repr."""
+    short = {sampler: short_name(sampler) for sampler in samplers}
+    taken = list(short.values())
+    return {s: name if taken.count(name) == 1 else s for s, name in short.items()}
 
 
 def compare(
@@ -134,6 +153,10 @@ def compare(
     Returns:
         The table; a run that fails is a row with its error.
     """
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(f"denoiser must be a Denoiser, got {type(denoiser).__name__}")
+    if not isinstance(truth, GaussianMixture):
+        raise TypeError(f"truth must be a GaussianMixture, got {type(truth).__name__}")
     for i, s in enumerate(samplers):
         if not isinstance(s, Sampler):
             raise TypeError(f"samplers[{i}] must be a Sampler, got {s!r}")
@@ -143,8 +166,12 @@ def compare(
     n = check_integer("n", n, 2)
     for seed in seeds:
         check_seed(seed)
+    if isinstance(grid, str):
+        resolve_grid(grid)
     process = denoiser.process
-    end = 1e-3 * process.horizon if t_end is None else t_end
+    end = 1e-3 * process.horizon
+    if t_end is not None:
+        end = check_number("t_end", t_end, 0, process.t_max, open_high=True)
     law = truth.at(process, end)
     chosen = default_metrics(truth) if metrics is None else dict(metrics)
     runs = [

@@ -172,7 +172,7 @@ class NetworkDenoiser(nn.Module, Denoiser):
 
     def predict(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
         """The network's output at x and t, in the shape and dtype of x."""
-        return _call(self.network, x, self._network_time(x, t), conditions)
+        return _call(self.network, x, self._network_time(t), conditions)
 
     def save(self, path: str | Path) -> None:
         """Write weights and description to one safetensors file, atomically."""
@@ -198,8 +198,8 @@ class NetworkDenoiser(nn.Module, Denoiser):
         load_weights(model.network, weights, path)
         return model
 
-    def _network_time(self, x: Tensor, t: Number) -> Tensor:
-        """What the network expects as its time, (n,), or (1,) where it may be shared."""
+    def _network_time(self, t: Number) -> Number:
+        """What the network expects as its time; labels are integers."""
         match self.time:
             case "unit":
                 value = t / self.process.horizon
@@ -211,8 +211,9 @@ class NetworkDenoiser(nn.Module, Denoiser):
                 n = self.labels or 1
                 position = n * t / self.process.horizon
                 value = (position.round() if isinstance(position, Tensor) else round(position)) - 1
-        clock = torch.as_tensor(value, device=x.device)
-        return clock.to(torch.int64) if self.time == "label" else clock
+        return (
+            value.to(torch.int64) if self.time == "label" and isinstance(value, Tensor) else value
+        )
 
 
 class EDMPrecondition(nn.Module, Denoiser):
@@ -253,19 +254,20 @@ class EDMPrecondition(nn.Module, Denoiser):
         c_in, c_skip, c_out = (
             expand(c.to(x) if isinstance(c, Tensor) else c, x) for c in (c_in, c_skip, c_out)
         )
-        clock = torch.as_tensor(log(sigma / alpha) / 4, device=x.device)
+        clock = log(sigma / alpha) / 4
         return c_skip * x + c_out * _call(self.network, c_in * x, clock, conditions)
 
 
-def _call(network: nn.Module, x: Tensor, clock: Tensor, conditions: dict[str, Any]) -> Tensor:
+def _call(network: nn.Module, x: Tensor, clock: Number, conditions: dict[str, Any]) -> Tensor:
     """The network's checked output in x's dtype; its own dtype inside; a shared time as (n,) or (1,)."""
     parameter = next(network.parameters(), x)
     if parameter.device != x.device:
         raise ValueError(
             f"x is on {x.device}, the network on {parameter.device}; move one of them with .to()"
         )
-    if clock.is_floating_point():
-        clock = clock.to(parameter.dtype)
+    integers = clock.dtype == torch.int64 if isinstance(clock, Tensor) else isinstance(clock, int)
+    dtype = torch.int64 if integers else parameter.dtype
+    clock = torch.as_tensor(clock, dtype=dtype, device=x.device)
     if not clock.ndim:
         clock = clock.expand(1 if getattr(network, "broadcasts_time", False) else len(x))
     return checked_output(network(x.to(parameter.dtype), clock, **conditions), x).to(x.dtype)

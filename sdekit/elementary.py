@@ -76,7 +76,9 @@ def asinh(x: Number) -> Number:
 def sigmoid(x: Number) -> Number:
     """1 / (1 + e^-x)."""
     if isinstance(x, Tensor):
-        return 1 / (1 + torch.exp(-x))  # torch.sigmoid's last place depends on the place in the batch
+        return 1 / (
+            1 + torch.exp(-x)
+        )  # torch.sigmoid's last place depends on the place in the batch
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 

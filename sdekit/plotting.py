@@ -7,6 +7,7 @@ the pictures survive a grey print.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sdekit.comparison import Table, short_name
+from sdekit.comparison import Table, short_names
 from sdekit.data.mixtures import GaussianMixture
 
 if TYPE_CHECKING:
@@ -63,31 +64,21 @@ def loss_curve(losses: Tensor, minimum: float | None = None, *, title: str = "")
     """Batch loss by step, its running mean, and the least attainable loss where it is known."""
     figure, (axes,) = _figure(1, 1, (6.4, 3.8))
     losses = losses.double()
-    width = max(1, min(len(losses) // 20, 200))
+    width = max(2, min(len(losses) // 20, 200)) if len(losses) > 1 else 1
     sums = torch.cat([torch.zeros(1, dtype=torch.float64), losses.cumsum(0)])
     running = (sums[width:] - sums[:-width]) / width
     steps = torch.arange(width, len(losses) + 1)
-    axes.plot(losses, color="#BBBBBB", lw=0.5, label="batch loss")
+    axes.plot(torch.arange(1, len(losses) + 1), losses, color="#BBBBBB", lw=0.5, label="batch loss")
     axes.plot(steps, running, color=COLOURS[0], lw=1.8, label=f"mean of {width} steps")
     low = running.min().item()
     if minimum is not None:
-        axes.axhline(minimum, color=COLOURS[1], ls="--", lw=1.5)
-        axes.annotate(
-            f"least attainable {minimum:.4f}",
-            (1, minimum),
-            (-4, -4),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            ha="right",
-            va="top",
-            color=COLOURS[1],
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
-        )
+        label = f"least attainable, {minimum:.4f}"
+        axes.axhline(minimum, color=COLOURS[1], ls="--", lw=1.5, label=label)
         low = min(low, minimum)
     top = max(losses[len(losses) // 50 :].max().item(), running.max().item())
     axes.set(xlabel="step", ylabel="loss (mean over elements)", title=title)
     axes.set_ylim(low - 0.25 * (top - low), min(top, low + 12 * (running[-1].item() - low + 0.02)))
-    axes.legend(loc="upper right")
+    axes.legend(loc="upper right", frameon=True, framealpha=0.85, edgecolor="none")
     return figure
 
 
@@ -101,11 +92,15 @@ def histograms(
     x = torch.linspace(-spread, spread, 600, dtype=torch.float64) + law.mean
     density = law.log_prob(x[:, None]).exp()
     for i, (axes, (name, values)) in enumerate(zip(panels, samples.items(), strict=True)):
+        low, high = float(x[0]), float(x[-1])
+        points = values.flatten().double()
+        # Not density=True: samples outside must not make those inside look like more.
+        weight = bins / (len(points) * (high - low))
         axes.hist(
-            values.flatten().double().numpy(),
+            points.numpy(),
             bins=bins,
-            range=(float(x[0]), float(x[-1])),
-            density=True,
+            range=(low, high),
+            weights=torch.full_like(points, weight).numpy(),
             color="#A6CEE3",
             label="samples",
         )
@@ -130,27 +125,33 @@ def densities_2d(
     figure, panels = _figure(
         rows, columns, (2.7 * columns, 2.75 * rows + 0.3), sharex=True, sharey=True
     )
-    half = 3.0
-    centres = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells * 2 * half - half
-    yy, xx = torch.meshgrid(centres, centres, indexing="ij")
+    half = 3 * math.sqrt(law.covariance.diagonal().max().item())
+    (left, right), (bottom, top) = ((m - half, m + half) for m in law.mean.tolist())
+    place = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells * 2 * half
+    yy, xx = torch.meshgrid(bottom + place, left + place, indexing="ij")
     exact = law.log_prob(torch.stack([xx, yy], -1).reshape(-1, 2)).exp().reshape(cells, cells)
     images = {"exact density": exact}
     for name, values in samples.items():
         counts, _ = torch.histogramdd(
-            values.double().flip(1), [cells, cells], range=[-half, half, -half, half]
+            values.double().flip(1), [cells, cells], range=[bottom, top, left, right]
         )
         images[name] = counts / len(values) / (2 * half / cells) ** 2
-    for axes, (name, image) in zip(panels, images.items(), strict=False):
+    for i, (axes, (name, image)) in enumerate(zip(panels, images.items(), strict=False)):
         axes.imshow(
             image,
             origin="lower",
-            extent=(-half, half, -half, half),
-            cmap="magma_r",
+            extent=(left, right, bottom, top),
+            cmap="Blues",
             vmin=0,
             vmax=float(exact.max()),
         )
         axes.set_title(name, fontsize=9)
         axes.grid(False)
+        if i % columns == 0:
+            axes.set_ylabel("x[1]")
+        if i + columns >= count:
+            axes.set_xlabel("x[0]")
+            axes.tick_params(labelbottom=True)
     for axes in panels[count:]:
         axes.set_visible(False)
     figure.suptitle(title)
@@ -162,10 +163,13 @@ def scatter(samples: Tensor, *, title: str = "") -> Figure:
     """Samples alone: a histogram of (n, 1), dots of (n, 2)."""
     figure, (axes,) = _figure(1, 1, (4.6, 4.0))
     if samples.shape[1] == 1:
-        axes.hist(samples[:, 0], bins=80, density=True, color=COLOURS[0])
+        axes.hist(
+            samples[:, 0], bins=min(80, 5 + len(samples) // 20), density=True, color="#A6CEE3"
+        )
         axes.set(xlabel="x", ylabel="density", title=title)
     else:
-        axes.plot(samples[:, 0], samples[:, 1], ".", ms=2, color=COLOURS[0], alpha=0.5)
+        size = 6 if len(samples) <= 500 else 2
+        axes.plot(samples[:, 0], samples[:, 1], ".", ms=size, color=COLOURS[0], alpha=0.5)
         axes.set(xlabel="x[0]", ylabel="x[1]", title=title, aspect="equal")
     return figure
 
@@ -173,9 +177,13 @@ def scatter(samples: Tensor, *, title: str = "") -> Figure:
 @_styled
 def image_grids(groups: Mapping[str, Tensor], *, columns: int = 8, title: str = "") -> Figure:
     """Grids of images (n, channels, height, width) in [-1, 1], one panel a group."""
-    rows = max(-(-len(images) // columns) for images in groups.values())
-    figure, panels = _figure(1, len(groups), (3.6 * len(groups), 3.6 * rows / columns + 0.8))
-    for axes, (name, images) in zip(panels, groups.items(), strict=True):
+    height = max(-(-len(images) // columns) for images in groups.values()) / columns
+    wide = min(len(groups), 3)
+    tall = -(-len(groups) // wide)
+    figure, panels = _figure(tall, wide, (3.4 * wide, (3.4 * height + 0.35) * tall + 0.4))
+    for axes in panels[len(groups) :]:
+        axes.set_visible(False)
+    for axes, (name, images) in zip(panels, groups.items(), strict=False):
         axes.imshow(
             _tiled(images, columns), cmap="gray_r", vmin=-1, vmax=1, interpolation="nearest"
         )
@@ -199,8 +207,12 @@ def _tiled(images: Tensor, columns: int) -> Tensor:
 @_styled
 def error_against_nfe(tables: Mapping[str, Table], metric: str, *, title: str = "") -> Figure:
     """Error against model calls, log-log, a panel a table, with the floor of exact samples shaded."""
-    figure, panels = _figure(1, len(tables), (4.6 * len(tables), 4.4), sharex=True, sharey=True)
+    from matplotlib.ticker import LogLocator, NullLocator
+
     names = list(dict.fromkeys(r["sampler"] for t in tables.values() for r in t.rows))
+    labels, columns = short_names(names), 3 if len(tables) > 1 else 2
+    size = (max(5.6, 4.6 * len(tables)), 3.9 + 0.22 * -(-len(names) // columns))
+    figure, panels = _figure(1, len(tables), size, sharex=True, sharey=True)
     for i, (axes, (label, table)) in enumerate(zip(panels, tables.items(), strict=True)):
         mean, high = table.floors[metric]
         axes.axhspan(mean / 100, high, color="#DDDDDD", zorder=0)
@@ -214,24 +226,27 @@ def error_against_nfe(tables: Mapping[str, Table], metric: str, *, title: str = 
                 ls=DASHES[j % len(DASHES)],
                 ms=5,
                 lw=1.3,
-                label=short_name(name),
+                label=labels[name],
             )
         axes.set(xscale="log", yscale="log", xlabel="model calls (NFE)", title=label)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
         if i == 0:
             axes.set_ylabel(f"{metric} to the exact law")
     found = [r[metric] for t in tables.values() for r in t.rows if not r["error"]]
-    least = min([*found, *(t.floors[metric][0] for t in tables.values())])
-    panels[0].set_ylim(least / 1.8, max(found) * 1.5)
+    found += [t.floors[metric][0] for t in tables.values()]
+    panels[0].set_ylim(min(found) / 2.2, max(found) * 1.5)
     mean = next(iter(tables.values())).floors[metric][0]
     panels[0].text(
         0.02,
         0.02,
-        f"grey: {next(iter(tables.values())).n:,} exact samples (mean {mean:.3g})",
+        f"grey: 95 % of sets of {next(iter(tables.values())).n:,} exact samples (mean {mean:.3g})",
         transform=panels[0].transAxes,
         fontsize=8,
     )
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
+    handles, entries = panels[0].get_legend_handles_labels()
+    figure.legend(handles, entries, loc="outside lower center", ncols=columns, fontsize=9)
     figure.suptitle(title)
     return figure
 
@@ -250,8 +265,8 @@ def density_slices(
             axes.plot(
                 x,
                 law.log_prob(x[:, None]).exp(),
-                color="#BBBBBB",
-                lw=4.5,
+                color="#D4D4D4",
+                lw=5,
                 label="exact" if i == 0 else None,
             )
             axes.plot(
@@ -259,7 +274,7 @@ def density_slices(
                 density,
                 color=COLOURS[i % len(COLOURS)],
                 ls=DASHES[i % len(DASHES)],
-                lw=1.4,
+                lw=1.6,
                 label=f"PDE, t = {t:g}",
             )
         reach = 4.5 * float(laws[0].covariance.sqrt())

@@ -31,14 +31,15 @@ def save_tensors(
     from safetensors.torch import save
 
     path = Path(path)
-    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    plain = {k: t.detach().cpu().contiguous().clone() for k, t in sorted(tensors.items())}
     full = {
         "format_version": FORMAT_VERSION,
         "digests": {name: _digest(t) for name, t in plain.items()},
         **header,
     }
     text = json.dumps(full)
-    payload = save(plain, metadata={"sdekit": text, "sha256": _text_digest(text)})
+    # One entry: safetensors writes several in any order, and equal models should be equal files.
+    payload = save(plain, metadata={"sdekit": f"{_text_digest(text)} {text}"})
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
@@ -86,10 +87,10 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _checked_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     """The header, if it is ours, undamaged and of a version that this code reads."""
-    text = metadata.get("sdekit")
-    if text is None:
+    if "sdekit" not in metadata:
         raise CheckpointError(f"{path} was not written by sdekit: it has no header")
-    if _text_digest(text) != metadata.get("sha256"):
+    digest, _, text = metadata["sdekit"].partition(" ")
+    if _text_digest(text) != digest:
         raise CheckpointError(f"{path} is damaged: its header does not match its digest")
     header = json.loads(text)
     if header["format_version"] > FORMAT_VERSION:

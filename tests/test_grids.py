@@ -1,14 +1,16 @@
 """Time grids: uniform in their clock, exact ends, strictly decreasing, and the table of bad input."""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
-import sdekit as sk
 import torch
+
+import sdekit as sk
 from sdekit.processes import ALL as PROCESSES
-from sdekit.sampling.grids import GRIDS, check_times, resolve_grid
 from sdekit.sampling import Angle, Karras, LogSNR, Power, TimeGrid
+from sdekit.sampling.grids import GRIDS, check_times, resolve_grid
 
 VP = sk.VP()
 ALL_GRIDS = [*GRIDS.values(), Power(1.5), Karras(3.0), Angle(0.3)]
@@ -59,7 +61,7 @@ def test_the_formulas_of_the_papers() -> None:
 def test_the_angle_grid_on_unit_data_has_equal_angles_of_signal_and_noise() -> None:
     times = Angle().times(VP, 12, 1.0, 1e-3)
     angles = [math.atan2(VP.sigma(t), VP.alpha(t)) for t in times]
-    steps = [a - b for a, b in zip(angles, angles[1:], strict=False)]
+    steps = [a - b for a, b in pairwise(angles)]
     assert steps == pytest.approx([steps[0]] * 12, rel=1e-9)
 
 
@@ -67,7 +69,7 @@ def test_the_angle_grid_on_unit_data_has_equal_angles_of_signal_and_noise() -> N
 def test_grids_with_a_finite_clock_reach_zero(grid: TimeGrid) -> None:
     times = grid.times(VP, 9, 1.0, 0.0)
     assert times[-1] == 0
-    assert all(a > b for a, b in zip(times, times[1:], strict=False))
+    assert all(a > b for a, b in pairwise(times))
 
 
 @pytest.mark.parametrize("process", [sk.Interpolant(), sk.VP(schedule=sk.schedules.Cosine())])
@@ -75,7 +77,7 @@ def test_grids_with_a_finite_clock_start_where_the_signal_is_gone(process: sk.Pr
     for grid in (Power(), Power(2.0), Angle()):
         times = grid.times(process, 9, 1.0, 1e-3)
         assert times[0] == 1
-        assert all(a > b for a, b in zip(times, times[1:], strict=False))
+        assert all(a > b for a, b in pairwise(times))
 
 
 def test_a_custom_clock_is_a_grid() -> None:

@@ -391,6 +391,10 @@ def mixture(means: Any = (0.0,), **spread: Any) -> GaussianMixture:
     return GaussianMixture(None, means, **spread)
 
 
+def full(covariance: Any) -> GaussianMixture:
+    return GaussianMixture(None, [[0, 0]], covariances=[covariance])
+
+
 BAD: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("zero weight", lambda: GaussianMixture([0.0, 1.0], [0, 1], 1.0), ValueError, ["weights", "0.0"]),
     ("negative weight", lambda: GaussianMixture([-1, 2], [0, 1], 1.0), ValueError, ["weights", "-1"]),
@@ -406,8 +410,8 @@ BAD: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("no spread", lambda: GaussianMixture(None, [0]), ValueError, ["stds", "covariances"]),
     ("two spreads", lambda: mixture(stds=1.0, covariances=[[[1.0]]]), ValueError, ["one of"]),
     ("covariance shape", lambda: mixture(covariances=[[1.0]]), ValueError, ["covariances", "(1, 1)"]),
-    ("asymmetric", lambda: mixture([[0, 0]], covariances=[[[1, 0.5], [0, 1]]]), ValueError, ["covariances", "symmetric"]),
-    ("indefinite", lambda: mixture([[0, 0]], covariances=[[[1, 2], [2, 1]]]), ValueError, ["covariances", "-1"]),
+    ("asymmetric", lambda: full([[1, 0.5], [0, 1]]), ValueError, ["covariances", "symmetric"]),
+    ("indefinite", lambda: full([[1, 2], [2, 1]]), ValueError, ["covariances", "-1"]),
     ("n negative", lambda: ONE.sample(-1), ValueError, ["n must", "-1"]),
     ("n float", lambda: ONE.sample(2.0), TypeError, ["n must", "2.0"]),
     ("n bool", lambda: ONE.sample(True), TypeError, ["n must", "True"]),

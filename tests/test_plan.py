@@ -7,15 +7,16 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-import sdekit as sk
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
+import sdekit as sk
 from sdekit.processes import ALL as PROCESSES
 from sdekit.sampling.engine import CompiledPlan, Engine
 from sdekit.sampling.plan import Plan, Row
 from sdekit.sampling.tape import Form, Tape
-from torch import Tensor
 
 VP = sk.VP()
 GAUSS1 = sk.GaussianMixture(None, [0.7], stds=[0.5])
@@ -415,5 +416,5 @@ def test_a_plan_needs_a_known_final() -> None:
 @pytest.mark.parametrize("kind", ["noise", "score"])
 def test_a_model_that_knows_nothing_of_the_data_cannot_start_from_pure_noise(kind: str) -> None:
     plan = sk.samplers.DDIM().plan(sk.Interpolant(), [1.0, 0.5, 0.1])
-    with pytest.raises(ValueError, match="alpha = 0.*use a data or v prediction"):
+    with pytest.raises(ValueError, match=r"alpha = 0.*use a data or v prediction"):
         plan.native(Bent(sk.Interpolant(), kind))

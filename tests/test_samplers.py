@@ -8,16 +8,17 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-import sdekit as sk
 import torch
 from numpy.polynomial.hermite_e import hermegauss
+from torch import Tensor
+
+import sdekit as sk
 from sdekit import samplers as ss
 from sdekit.metrics import floor, wasserstein_1d
 from sdekit.processes import ALL as PROCESSES
 from sdekit.sampling.engine import Engine
 from sdekit.sampling.noise import BlockNormals
 from sdekit.sampling.reverse_sde import METHODS, _path
-from torch import Tensor
 
 F64 = torch.float64
 VP, SUBVP, COSINE = sk.VP(), sk.SubVP(), sk.VP(schedule=sk.schedules.Cosine())

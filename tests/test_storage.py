@@ -193,10 +193,10 @@ def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_lists_what_there_is(tmp_path: Path) -> None:
     (tmp_path / "model-1.safetensors").touch()
     with pytest.raises(
-        FileNotFoundError, match=r"no file .*model-2.*holds \['model-1.safetensors'\]"
+        FileNotFoundError, match=r"no file .*model-2.*there are \['model-1.safetensors'\]"
     ):
         load_tensors(tmp_path / "model-2.safetensors")
-    with pytest.raises(FileNotFoundError, match="holds nothing"):
+    with pytest.raises(FileNotFoundError, match="there are none"):
         load_tensors(tmp_path / "nowhere" / "x")
     with pytest.raises(FileNotFoundError, match="no file"):
         load_tensors(tmp_path)

@@ -77,6 +77,7 @@ def loss_curve(losses: Tensor, minimum: float | None = None, *, title: str = "")
         low = min(low, minimum)
     top = max(losses[len(losses) // 50 :].max().item(), running.max().item())
     axes.set(xlabel="step", ylabel="loss (mean over elements)", title=title)
+    top = max(top, low + 1e-3 * abs(low) + 1e-12)  # a constant loss has no span
     axes.set_ylim(low - 0.25 * (top - low), min(top, low + 12 * (running[-1].item() - low + 0.02)))
     axes.legend(loc="upper right", frameon=True, framealpha=0.85, edgecolor="none")
     return figure
@@ -138,7 +139,7 @@ def densities_2d(
         images[name] = counts / len(values) / (2 * half / cells) ** 2
     for i, (axes, (name, image)) in enumerate(zip(panels, images.items(), strict=False)):
         axes.imshow(
-            image,
+            image.numpy(),
             origin="lower",
             extent=(left, right, bottom, top),
             cmap="Blues",
@@ -185,7 +186,7 @@ def image_grids(groups: Mapping[str, Tensor], *, columns: int = 8, title: str = 
         axes.set_visible(False)
     for axes, (name, images) in zip(panels, groups.items(), strict=False):
         axes.imshow(
-            _tiled(images, columns), cmap="gray_r", vmin=-1, vmax=1, interpolation="nearest"
+            _tiled(images, columns).numpy(), cmap="gray_r", vmin=-1, vmax=1, interpolation="nearest"
         )
         axes.set_title(name, fontsize=10)
         axes.set_axis_off()

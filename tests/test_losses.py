@@ -397,6 +397,26 @@ def test_each_time_is_uniform(times):
         assert stats.kstest(u.numpy(), "uniform").pvalue > 1e-4
 
 
+@pytest.mark.parametrize("times", ["uniform", "stratified"])
+@pytest.mark.parametrize("process", [VP(), EDM()], ids=repr)
+def test_times_of_labels_are_the_steps_of_the_chain(process, times):
+    """Each of 7 as often, within 4 standard errors of independent draws."""
+    n = 7000
+    t = draw_times(n, process, generator(0), times, labels=7)
+    steps = (t * 7 / process.horizon).round()
+    torch.testing.assert_close(t, steps / 7 * process.horizon, rtol=1e-15, atol=0)
+    counts = torch.bincount(steps.long(), minlength=8)
+    assert counts[0] == 0
+    assert ((counts[1:] - n / 7).abs() < 4 * math.sqrt(n * (1 / 7) * (6 / 7))).all()
+    assert times == "uniform" or counts[1:].tolist() == [1000] * 7
+
+
+def test_min_snr_weight_where_there_is_no_signal():
+    process = VP.from_betas([0.1, 0.5, 1.0], zero_terminal_snr=True)
+    t = torch.tensor([1.0], dtype=torch.float64)
+    assert DenoisingLoss("min-snr").weights(process, t).tolist() == [1.0]
+
+
 def test_no_times_for_no_samples():
     for times in ("uniform", "stratified"):
         assert draw_times(0, VP(), generator(0), times).shape == (0,)

@@ -29,7 +29,7 @@ from sdekit import (
     NumericsError,
     train,
 )
-from sdekit.ddpm import linear_betas, quadratic_betas
+from sdekit.ddpm import linear_betas, quadratic_betas, rescale_zero_terminal_snr
 from sdekit.networks import MLP, UNet
 from sdekit.storage import load_tensors
 from sdekit.training import DenoisingLoss, draw_times, excess_loss, fit, minimum_loss
@@ -177,6 +177,30 @@ def test_every_kind_of_data_is_the_same_data():
     runs = [quiet(small(), d, steps=5, batch=8) for d in (rows, Rows(), labelled, rows.double())]
     for other in runs[1:]:
         assert torch.equal(other.losses, runs[0].losses)
+
+
+@pytest.mark.parametrize("zero", [False, True], ids=["chain", "zero terminal SNR"])
+def test_network_of_labels_is_trained_on_the_steps_of_its_chain(zero):
+    seen: set[int] = set()
+
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows = nn.Embedding(10, 1)
+
+        def forward(self, x, t):
+            seen.update(t.tolist())
+            return x * self.rows(t)
+
+    betas = linear_betas(10, 0.01, 0.3)
+    betas = rescale_zero_terminal_snr(betas) if zero else betas
+    model = NetworkDenoiser(
+        Table(), VP.from_betas(betas, zero_terminal_snr=zero), "v", time="label"
+    )
+    before = excess_loss(model, TOY, n=5000)[0]
+    result = quiet(model, TOY, steps=150, batch=40, lr=0.1, ema=0.9, weighting="min-snr")
+    assert seen == set(range(10))
+    assert excess_loss(result.model, TOY, n=5000)[0] < 0.5 * before
 
 
 def test_events_may_be_numbers():

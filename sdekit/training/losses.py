@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 
 from sdekit.data.mixtures import GaussianMixture
-from sdekit.denoisers import Denoiser, checked_output, conversion, target_weights
+from sdekit.denoisers import (
+    Denoiser,
+    NetworkDenoiser,
+    checked_output,
+    conversion,
+    target_weights,
+)
 from sdekit.errors import check_choice, check_integer, check_number
 from sdekit.processes import Process, expand
 from sdekit.schedules import Tabulated
@@ -23,12 +29,17 @@ Times = Literal["uniform", "stratified"]
 
 
 def draw_times(
-    n: int, process: Process, generator: torch.Generator, times: str = "stratified"
+    n: int,
+    process: Process,
+    generator: torch.Generator,
+    times: str = "stratified",
+    labels: int | None = None,
 ) -> Tensor:
-    """`n` times uniform on [t_min, t_max], float64 (n,).
+    """`n` times uniform on [t_min, t_max], or on the steps of a chain, float64 (n,).
 
     "stratified" puts one in each of n equal cells (Kingma et al. 2021, appendix I.1): the same law for each,
-    less variance for the batch.
+    less variance for the batch. With `labels` = N the times are i T / N, i = 1 .. N, each as likely
+    (Ho et al. 2020, algorithm 1): the times that a network of labels can tell apart.
     """
     check_choice("times", times, get_args(Times))
     if times == "uniform":
@@ -36,6 +47,8 @@ def draw_times(
     else:
         offset = torch.rand((), generator=generator, dtype=torch.float64)
         u = (torch.arange(n, dtype=torch.float64) + offset) / n
+    if labels is not None:
+        return ((u * labels).floor() + 1).clamp(max=labels) / labels * process.horizon
     return (process.t_min + (process.t_max - process.t_min) * u).clamp(max=process.t_max)
 
 
@@ -91,9 +104,14 @@ class DenoisingLoss:
             g2, sigma = (torch.as_tensor(c) for c in (process.rates(t)[1], process.sigma(t)))
             return 0.5 * g2 / sigma.square()
         if self.weighting == "min-snr":
-            snr = torch.exp(torch.as_tensor(process.log_snr(t)))
-            return snr.clamp(max=self.snr_cap) / snr
+            above = torch.as_tensor(process.log_snr(t)) - math.log(self.snr_cap)
+            return torch.exp(-above.clamp(min=0))
         return torch.ones_like(t)
+
+
+def labels_of(model: Denoiser) -> int | None:
+    """N where the network knows its time as one of N labels, else None."""
+    return model.labels if isinstance(model, NetworkDenoiser) and model.time == "label" else None
 
 
 def _combine(u: float | Tensor, x0: Tensor, w: float | Tensor, noise: Tensor) -> Tensor:
@@ -132,17 +150,24 @@ def excess_loss(
     """
     check_integer("n", n, 2)
     process, generator = model.process, torch.Generator().manual_seed(seed)
-    t = draw_times(n, process, generator)
+    t = draw_times(n, process, generator, labels=labels_of(model))
     x0 = target.sample(n, generator=generator)
     noise = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
     x_t, exact = process.perturb(x0, t, noise), target.denoiser(process)
     with torch.no_grad():
         gaps = [
-            (model.noise(x, s) - exact.noise(x, s)).square().mean(1)
+            (_noise(model, x, s) - _noise(exact, x, s)).square().mean(1)
             for x, s in zip(x_t.split(8192), t.split(8192), strict=True)
         ]
     gap = torch.cat(gaps)
     return gap.mean().item(), gap.std().item() / math.sqrt(n)
+
+
+def _noise(model: Denoiser, x: Tensor, t: Tensor) -> Tensor:
+    """`model.noise`, also at the last step of a chain that ends without signal."""
+    weights = conversion(model.process, model.prediction, "noise", t)
+    a, b = (expand(c.to(x) if isinstance(c, Tensor) else c, x) for c in weights)
+    return a * x + b * model.predict(x, t)
 
 
 def _minimum_by_quadrature(target: GaussianMixture, process: Process) -> float:

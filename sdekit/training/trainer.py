@@ -34,7 +34,7 @@ from sdekit.errors import (
 )
 from sdekit.processes import Process
 from sdekit.training.checkpoints import TrainingState, checkpoints, remove_leftovers
-from sdekit.training.losses import DenoisingLoss, draw_times
+from sdekit.training.losses import DenoisingLoss, draw_times, labels_of
 
 
 @runtime_checkable
@@ -93,7 +93,7 @@ def fit(
         batches: x0 (n, *event), or (x0, cond) pairs.
         optimizer: over the model's parameters.
         loss: what to minimise; `DenoisingLoss()` if not given.
-        times: "stratified" or "uniform".
+        times: "stratified" or "uniform", on [t_min, t_max] or the steps of a network that knows labels.
         clip: largest gradient norm.
         seed: of times and noise.
         first: index of the first step, for a run that goes on.
@@ -107,7 +107,7 @@ def fit(
     for index, batch in enumerate(batches, first):
         x0, cond = batch if isinstance(batch, tuple) else (batch, None)
         generator = step_generator(seed, index, "noise")
-        t = draw_times(len(x0), model.process, generator, times).to(x0.device)
+        t = draw_times(len(x0), model.process, generator, times, labels_of(model)).to(x0.device)
         noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype).to(x0.device)
         value = loss(model, x0, t, noise, cond).mean()
         optimizer.zero_grad()

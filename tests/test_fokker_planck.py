@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import ndtr
+
 from sdekit.data.mixtures import GaussianMixture
 from sdekit.errors import NumericsError
 from sdekit.pde import esdirk, heat_equation, solve_fokker_planck

@@ -74,11 +74,11 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(
-        storage.os, {"write": "fdopen", "sync": "fsync", "rename": "replace"}[place], full
-    )
+    where = {"write": (Path, "open"), "sync": (storage.os, "fsync"), "rename": (Path, "replace")}
+    monkeypatch.setattr(*where[place], full)
     with pytest.raises(OSError, match="No space left"):
         save_tensors(path, {"a": torch.ones(3)}, {"step": 2})
+    monkeypatch.undo()
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == [path.name]  # noqa: PTH208 - hidden files count
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from sdekit import storage
 from sdekit.denoisers import NetworkDenoiser, describe, load_weights
@@ -26,7 +27,7 @@ class TrainingState:
     """
 
     model: nn.Module
-    average: nn.Module
+    average: AveragedModel
     optimizer: torch.optim.Optimizer
     step: int
     losses: list[float]

@@ -7,46 +7,32 @@ resumed is the run that was not, bit for bit on the same machine and number of t
 import copy
 import json
 import math
-import random
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import Dataset
 
 from sdekit.denoisers import Denoiser
 from sdekit.errors import (
     NumericsError,
     check_choice,
-    check_finite,
     check_integer,
     check_number,
     check_seed,
 )
 from sdekit.processes import Process
+from sdekit.training.batches import Batches, Data, step_generator
 from sdekit.training.checkpoints import TrainingState, checkpoints, remove_leftovers
 from sdekit.training.losses import DenoisingLoss, draw_times, labels_of
-
-
-@runtime_checkable
-class Source(Protocol):
-    """Endless data, such as a `GaussianMixture`: fresh samples every step."""
-
-    def sample(self, n: int, *, generator: torch.Generator) -> Tensor:
-        """`n` independent points, (n, *event)."""
-        ...
-
-
-Data = Tensor | Dataset | Source
 
 
 @dataclass(frozen=True)
@@ -177,58 +163,40 @@ def train(
     """
     if not (isinstance(model, Denoiser) and isinstance(model, nn.Module)):
         raise TypeError(f"model must be a Denoiser and a torch module, got {type(model).__name__}")
-    steps, batch = check_integer("steps", steps, 1), check_integer("batch", batch, 1)
-    warmup, keep = check_integer("warmup", warmup, 0), check_integer("keep", keep, 1)
-    check_integer("checkpoint_every", checkpoint_every, 1)
-    lr = check_number("lr", lr, 0, open_low=True)
-    weight_decay = check_number("weight_decay", weight_decay, 0)
-    clip = check_number("clip", clip, 0, open_low=True)
-    ema = check_number("ema", ema, 0, 1, open_high=True)
-    check_choice("schedule", schedule, ("cosine", "constant"))
-    check_choice("times", times, ("stratified", "uniform"))
-    loss, seed = DenoisingLoss(weighting), check_seed(seed) or 0
+    settings = Settings(
+        steps=steps,
+        seed=check_seed(seed) or 0,
+        batch=batch,
+        lr=lr,
+        warmup=warmup,
+        schedule=schedule,
+        weight_decay=weight_decay,
+        clip=clip,
+        ema=ema,
+        weighting=weighting,
+        times=times,
+    )
+    keep = check_integer("keep", keep, 1)
+    every = check_integer("checkpoint_every", checkpoint_every, 1)
     parameter = next(model.parameters(), None)
     if parameter is None:
         raise ValueError("model has no parameters to train")
-    draw = _Batches(data, cond, batch, seed, parameter)
-    config = {
-        **{"steps": steps if schedule == "cosine" else None, "seed": seed, "batch": batch},
-        **{"lr": lr, "warmup": warmup, "schedule": schedule, "weight_decay": weight_decay},
-        **{"clip": clip, "ema": ema, "weighting": weighting, "times": times},
-        **{"process": _fingerprint(model.process), "prediction": model.prediction},
-        "samples": len(draw.data) if isinstance(draw.data, Tensor) else None,
-    }
-    fused = parameter.device.type in ("cpu", "cuda")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=fused)
-    average = AveragedModel(model, multi_avg_fn=_Warmed(ema), use_buffers=False)
-    state = TrainingState(model, average, optimizer, 0, [], config)
+    draw = Batches(data, cond, settings.batch, settings.seed, parameter)
+    state = _fresh(model, settings, draw)
     folder = None if out is None else Path(out) / "checkpoints"
     last: Path | None = None
 
     with torch.random.fork_rng(), _signals() as stopped, _training(model):
-        torch.manual_seed(seed)
+        torch.manual_seed(settings.seed)
         if folder is not None:
             last = _prepare(folder, state, resume)
         began = time.perf_counter()
-        running = fit(
-            model,
-            (draw(k) for k in _paced(optimizer, state.step, steps, lr, warmup, schedule)),
-            optimizer,
-            loss=loss,
-            times=times,
-            clip=clip,
-            seed=seed,
-            first=state.step,
-        )
         try:
-            with _bar(progress, state.step, steps) as show:
-                for step in running:
-                    average.update_parameters(model)
-                    state.step = step.index + 1
-                    state.losses.append(step.loss)
+            with _bar(progress, state.step, settings.steps) as show:
+                for step in _steps(model, state, settings, draw):
                     show(step)
-                    halt = callback is not None and callback(step, average.module)
-                    due = state.step % checkpoint_every == 0 or state.step == steps
+                    halt = callback is not None and callback(step, state.average.module)
+                    due = state.step % every == 0 or state.step == settings.steps
                     if folder is not None and (due or halt or stopped):
                         last = state.save(folder, keep)
                     if halt or stopped:
@@ -240,90 +208,95 @@ def train(
             stopped[0](last)
         seconds = time.perf_counter() - began
     if out is not None:
-        record = {"config": config, "seconds": seconds, "losses": state.losses}
+        record = {"config": state.config, "seconds": seconds, "losses": state.losses}
         (Path(out) / "losses.json").write_text(json.dumps(record))
-    averaged = copy.deepcopy(average.module).eval()
+    averaged = copy.deepcopy(state.average.module).eval()
     losses = torch.tensor(state.losses, dtype=torch.float64)
     return TrainResult(averaged, losses, seconds, last)
 
 
-def step_generator(seed: int, step: int, purpose: str) -> torch.Generator:
-    """The generator of one purpose at one step: a function of its arguments alone."""
-    key = random.Random(f"{seed} {step} {purpose}").getrandbits(63)
-    return torch.Generator().manual_seed(key)
+@dataclass(frozen=True)
+class Settings:
+    """The numbers that decide what a run computes; a resumed run must have the same."""
 
+    steps: int
+    seed: int
+    batch: int
+    lr: float
+    warmup: int
+    schedule: str
+    weight_decay: float
+    clip: float
+    ema: float
+    weighting: str
+    times: str
 
-class _Batches:
-    """Batch k of the data as a function of k: endless samples, or walks through shuffled epochs."""
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("batch", 1), ("warmup", 0)):
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), least))
+        for name, open_low in (("lr", True), ("weight_decay", False), ("clip", True)):
+            value = check_number(name, getattr(self, name), 0, open_low=open_low)
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "ema", check_number("ema", self.ema, 0, 1, open_high=True))
+        check_choice("schedule", self.schedule, ("cosine", "constant"))
+        check_choice("times", self.times, ("stratified", "uniform"))
+        DenoisingLoss(self.weighting)
 
-    def __init__(
-        self, data: Data, cond: Tensor | None, batch: int, seed: int, like: Tensor
-    ) -> None:
-        self.batch, self.seed, self.like = batch, seed, like
-        if isinstance(data, Dataset):
-            data = _stacked(data)
-        if not isinstance(data, (Tensor, Source)):
-            raise TypeError(
-                f"data must be a tensor, a Dataset or have .sample(n, generator=), got {type(data).__name__}"
-            )
-        self.data, self.cond = data, cond
-        endless = not isinstance(data, Tensor)
-        some = data.sample(1, generator=step_generator(seed, 0, "data")) if endless else data
-        check_finite("data", some)
-        if some.ndim == 0 or not len(some):
-            raise ValueError(f"data must hold samples (N, *event), got {tuple(some.shape)}")
-        if cond is not None:
-            _check_cond(cond, data)
-        self._epochs: dict[int, Tensor] = {}
+    def rate(self, k: int) -> float:
+        """Learning rate of step k: a function of the step, so nothing to restore."""
+        rate = self.lr * min(1.0, (k + 1) / self.warmup) if self.warmup else self.lr
+        if self.schedule == "cosine":
+            rate *= 0.5 * (1 + math.cos(math.pi * k / self.steps))
+        return rate
 
-    def __call__(self, step: int) -> Tensor | tuple[Tensor, Tensor]:
-        if not isinstance(self.data, Tensor):
-            x0 = self.data.sample(self.batch, generator=step_generator(self.seed, step, "data"))
-            return x0.to(self.like)
-        rows = self._rows(step)
-        x0 = self.data[rows].to(self.like)
-        return x0 if self.cond is None else (x0, self.cond[rows].to(self.like.device))
-
-    def _rows(self, step: int) -> Tensor:
-        """Places step * batch .. of an endless sequence of shuffled epochs."""
-        n, first = len(self.data), step * self.batch  # type: ignore[arg-type]
-        last = first + self.batch
-        epochs = range(first // n, (last - 1) // n + 1)
-        self._epochs = {
-            e: self._epochs[e]
-            if e in self._epochs
-            else torch.randperm(n, generator=step_generator(self.seed, e, "epoch"))
-            for e in epochs
+    def recorded(self, model: Denoiser, draw: Batches) -> dict[str, Any]:
+        """What a checkpoint keeps, with the model's side and the data's; JSON-able."""
+        return {
+            **asdict(self),
+            "steps": self.steps if self.schedule == "cosine" else None,
+            "process": _fingerprint(model.process),
+            "prediction": model.prediction,
+            "samples": len(draw.data) if isinstance(draw.data, Tensor) else None,
+            "event": list(draw.event),
         }
-        rows = torch.cat([self._epochs[e] for e in epochs])
-        return rows[first - epochs[0] * n : last - epochs[0] * n]
 
 
-def _stacked(data: Dataset) -> Tensor:
-    """The samples of a map-style dataset; of (sample, label) items the sample."""
-    if not hasattr(data, "__len__"):
-        raise TypeError(
-            f"data must be a Dataset with a length, got the iterable {type(data).__name__}"
-        )
-    items = [data[i] for i in range(len(data))]  # type: ignore[arg-type]
-    samples = [item[0] if isinstance(item, (tuple, list)) else item for item in items]
-    for sample in samples:
-        if not isinstance(sample, Tensor):
-            raise TypeError(f"data must be a Dataset of tensors, got {type(sample).__name__} items")
-    return torch.stack(samples) if samples else torch.empty(0)
+def _fresh(model: nn.Module, settings: Settings, draw: Batches) -> TrainingState:
+    """The state before step 0."""
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=fused
+    )
+    average = AveragedModel(model, multi_avg_fn=_Warmed(settings.ema), use_buffers=False)
+    assert isinstance(model, Denoiser)
+    return TrainingState(model, average, optimizer, 0, [], settings.recorded(model, draw))
 
 
-def _check_cond(cond: Any, data: Tensor | Source) -> None:
-    if not isinstance(cond, Tensor):
-        raise TypeError(f"cond must be a torch.Tensor, got {type(cond).__name__}")
-    if not isinstance(data, Tensor):
-        raise ValueError("cond needs data with as many rows; endless data has none")
-    if cond.ndim == 0 or len(cond) != len(data):
-        raise ValueError(
-            f"cond must have one row a sample of data, {len(data)}, got shape {tuple(cond.shape)}"
-        )
-    if cond.is_floating_point():
-        check_finite("cond", cond)
+def _steps(
+    model: Denoiser, state: TrainingState, settings: Settings, draw: Batches
+) -> Iterator[Step]:
+    """`fit` from where the state is, with the learning rate set before and the average after each step."""
+
+    def batches() -> Iterator[Tensor | tuple[Tensor, Tensor]]:
+        for k in range(state.step, settings.steps):
+            for group in state.optimizer.param_groups:
+                group["lr"] = settings.rate(k)
+            yield draw(k)
+
+    for step in fit(
+        model,
+        batches(),
+        state.optimizer,
+        loss=DenoisingLoss(settings.weighting),
+        times=settings.times,
+        clip=settings.clip,
+        seed=settings.seed,
+        first=state.step,
+    ):
+        state.average.update_parameters(state.model)
+        state.step = step.index + 1
+        state.losses.append(step.loss)
+        yield step
 
 
 def _fingerprint(process: Process) -> str:
@@ -343,19 +316,6 @@ class _Warmed:
         k = int(updates)
         decay = min(self.ema, (1 + k) / (10 + k))
         torch._foreach_lerp_(list(averages), list(current), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
-
-
-def _paced(
-    optimizer: torch.optim.Optimizer, first: int, steps: int, lr: float, warmup: int, schedule: str
-) -> Iterator[int]:
-    """Step numbers, each with its learning rate set: a function of the step, so nothing to restore."""
-    for k in range(first, steps):
-        rate = lr * min(1.0, (k + 1) / warmup) if warmup else lr
-        if schedule == "cosine":
-            rate *= 0.5 * (1 + math.cos(math.pi * k / steps))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        yield k
 
 
 def _prepare(folder: Path, state: TrainingState, resume: bool) -> Path | None:

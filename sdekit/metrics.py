@@ -17,6 +17,8 @@ import torch
 from numpy.polynomial import legendre
 from torch import Tensor
 
+from sdekit.errors import check_finite, check_integer
+
 __all__ = [
     "Floor",
     "Measured",
@@ -153,8 +155,8 @@ def sliced_wasserstein(
         TypeError: for samples that are not floating tensors, or counts that are not integers.
     """
     _check_order(p)
-    _check_count("projections", projections, 1)
-    generator = _generator(seed)
+    check_integer("projections", projections, 1)
+    generator = torch.Generator().manual_seed(check_integer("seed", seed, 0))
     x, y = _pair(x, y, least=2)
     directions = torch.randn(x.shape[1], projections, generator=generator, dtype=torch.float64)
     directions /= directions.norm(dim=0)
@@ -280,9 +282,10 @@ def floor(
         ValueError: for n < 2, repeats < 2, or a metric that is not finite.
         TypeError: for counts that are not integers or a metric that is not a number.
     """
-    _check_count("n", n, 2)
-    _check_count("repeats", repeats, 2)
-    seeds = torch.randint(2**48, (repeats,), generator=_generator(seed)).tolist()
+    check_integer("n", n, 2)
+    check_integer("repeats", repeats, 2)
+    generator = torch.Generator().manual_seed(check_integer("seed", seed, 0))
+    seeds = torch.randint(2**48, (repeats,), generator=generator).tolist()
     values = [_score(metric(truth.sample(n, seed=each), truth)) for each in seeds]
     scores = torch.tensor(values, dtype=torch.float64)
     high = float(scores.quantile(0.95))
@@ -322,7 +325,7 @@ def _quantile_series(truth: Truth1D) -> tuple[Tensor, Tensor, Tensor]:
     while len(left):
         u = left[:, None] + (right - left)[:, None] * (1 + _NODES) / 2
         quantiles = truth.quantile(u.clamp(max=1 - 2.0**-53).reshape(-1))
-        series = _finite("truth.quantile(u)", quantiles).reshape(u.shape) @ _TO_SERIES
+        series = _exact("truth.quantile(u)", quantiles).reshape(u.shape) @ _TO_SERIES
         width = right - left
         # The scale is the first estimate of the mean distance to the law's local means.
         allowed = allowed or _TOLERANCE * float(width @ series[:, 1].abs())
@@ -400,7 +403,7 @@ def _within(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _densities(p: Tensor, q: Tensor, dx: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Densities and cell widths as float64 (cells,), checked."""
-    p, q = _finite("p", p), _finite("q", q)
+    p, q = _exact("p", p), _exact("q", q)
     if p.ndim != 1 or p.shape != q.shape or len(p) == 0:
         shapes = f"{tuple(p.shape)} and {tuple(q.shape)}"
         raise ValueError(f"p and q must share one shape (cells,), got {shapes}")
@@ -423,7 +426,7 @@ def _densities(p: Tensor, q: Tensor, dx: float | Tensor) -> tuple[Tensor, Tensor
 def _widths(dx: float | Tensor, cells: int) -> Tensor:
     """Widths (cells,) from a spacing or from edges (cells + 1,)."""
     if isinstance(dx, Tensor) and dx.ndim > 0:
-        edges = _finite("dx", dx)
+        edges = _exact("dx", dx)
         if edges.shape != (cells + 1,) or not bool((edges.diff() > 0).all()):
             raise ValueError(
                 f"dx as edges must be increasing of shape ({cells + 1},),"
@@ -439,26 +442,14 @@ def _widths(dx: float | Tensor, cells: int) -> Tensor:
     return torch.full((cells,), float(dx), dtype=torch.float64)
 
 
-def _finite(name: str, values: Tensor) -> Tensor:
+def _exact(name: str, values: Tensor) -> Tensor:
     """The values as float64 on the CPU, known to be finite."""
-    if not isinstance(values, Tensor) or not values.is_floating_point():
-        got = values.dtype if isinstance(values, Tensor) else type(values).__name__
-        raise TypeError(f"{name} must be a floating tensor, got {got}")
-    values = values.detach().to("cpu", torch.float64)
-    wrong = ~values.isfinite()
-    if wrong.any():
-        first = tuple(wrong.nonzero()[0].tolist())
-        index = first[0] if len(first) == 1 else first
-        raise ValueError(
-            f"{name} must be finite, got {int(wrong.sum())} values of {values.numel()}"
-            f" that are not, the first at index {index}"
-        )
-    return values
+    return check_finite(name, values).detach().to("cpu", torch.float64)
 
 
 def _batch(name: str, samples: Tensor, least: int) -> Tensor:
     """Samples as (n, d), events flattened, n >= least."""
-    samples = _finite(name, samples)
+    samples = _exact(name, samples)
     n = len(samples) if samples.ndim else 0
     if n < least or samples.numel() == 0:
         raise ValueError(
@@ -489,19 +480,6 @@ def _check_order(p: int) -> None:
         raise TypeError(f"p must be the integer 1 or 2, got {p!r}")
     if p not in (1, 2):
         raise ValueError(f"p must be 1 or 2, got {p!r}")
-
-
-def _check_count(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
-def _generator(seed: int) -> torch.Generator:
-    """A generator of its own for a seed."""
-    _check_count("seed", seed, 0)
-    return torch.Generator().manual_seed(seed)
 
 
 def _score(value: float) -> float:

@@ -1,6 +1,5 @@
 """The command line: sdekit demo | train | sample | compare | check."""
 
-import json
 import re
 import sys
 from dataclasses import replace
@@ -23,9 +22,6 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Device = Annotated[str, typer.Option(help="Torch device, such as cpu or cuda.")]
 Out = Annotated[Path, typer.Option(help="Folder to write to.")]
 Steps = Annotated[str, typer.Option(help="Step counts, separated by commas.")]
-
-#: In the folder of a run: the shape of one sample, which a U-Net does not know.
-EVENT_FILE = "event.json"
 
 
 class Weighting(StrEnum):
@@ -101,22 +97,17 @@ def train(
     torch.manual_seed(seed)
     network = _network(source).to(device)
     model = NetworkDenoiser(network, _choose("process", process, _processes()), prediction)
-    try:
-        result = run(
-            model,
-            source,
-            steps=steps,
-            out=out,
-            batch=batch,
-            lr=lr,
-            weighting=weighting.value,
-            seed=seed,
-            resume=resume,
-        )
-    finally:  # a run that is interrupted can be sampled too
-        record = out / EVENT_FILE
-        if checkpoints(out / "checkpoints") and not record.exists():
-            record.write_text(json.dumps(_event(source)))
+    result = run(
+        model,
+        source,
+        steps=steps,
+        out=out,
+        batch=batch,
+        lr=lr,
+        weighting=weighting.value,
+        seed=seed,
+        resume=resume,
+    )
     known = isinstance(source, GaussianMixture) and weighting is Weighting.simple
     least = minimum_loss(source, model.process) if known else None  # type: ignore[arg-type]
     plotting.save(plotting.loss_curve(result.losses, least, title=data), out / "loss.png")
@@ -391,21 +382,16 @@ def _load(path: Path) -> tuple[Any, tuple[int, ...]]:
             raise FileNotFoundError(f"{path} holds no checkpoints/step-*.safetensors")
         path = found[-1]
     model = NetworkDenoiser.load(path).eval()
-    return model, _recorded_event(path, model.network)
+    return model, _event(path, model.network)
 
 
-def _event(source: Any) -> list[int]:
-    """The shape of one sample of the data."""
-    from torch import Tensor
+def _event(path: Path, network: Any) -> tuple[int, ...]:
+    """The shape of one sample: as `train` recorded it, else the one an MLP is made for."""
+    from sdekit.storage import load_tensors
 
-    return list(source.shape[1:]) if isinstance(source, Tensor) else [source.dim]
-
-
-def _recorded_event(path: Path, network: Any) -> tuple[int, ...]:
-    """The shape of one sample of a checkpoint: as `train` wrote it, else the one an MLP is made for."""
-    record = path.parent.parent / EVENT_FILE
-    if record.is_file():
-        return tuple(json.loads(record.read_text()))
+    recorded = load_tensors(path)[1].get("config", {}).get("event")
+    if recorded is not None:
+        return tuple(recorded)
     if hasattr(network, "dim"):
         return (network.dim,)
     raise ValueError(f"{path} does not record the shape of its samples; give a run of `train`")

@@ -156,9 +156,10 @@ def test_a_file_of_your_own(run, tmp_path, event, picture):
     assert run("sample", folder, "--out", out, "--n", 3, "--steps", 2)[0] == 0
     assert np.load(out).shape == (3, *event)
     assert out.with_suffix(".png").exists() == picture
-    # A checkpoint by its own path knows the shape too.
-    newest = folder / "checkpoints" / "step-00000002.safetensors"
-    assert run("sample", newest, "--out", out, "--n", 4, "--steps", 2)[0] == 0
+    # A checkpoint knows the shape by itself, wherever it is moved.
+    moved = tmp_path / "moved.safetensors"
+    (folder / "checkpoints" / "step-00000002.safetensors").rename(moved)
+    assert run("sample", moved, "--out", out, "--n", 4, "--steps", 2)[0] == 0
     assert np.load(out).shape == (4, *event)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from sdekit.sampling.noise import BLOCK, SLAB, BlockNormals
 
 CPU = torch.device("cpu")
-EVENTS = [(), (1,), (2,), (3,), (16,), (17,), (2, 3), (1, 4, 4)]
+EVENTS = [(), (1,), (2,), (3,), (5,), (9,), (16,), (17,), (33,), (2, 3), (1, 4, 4)]
 
 
 def normals(
@@ -45,6 +45,15 @@ def test_numbers_do_not_depend_on_the_order_of_asking() -> None:
     rows = drawn(source, range(3 * SLAB))
     for m in (70, 3, 95, 0, 40, 41):
         assert torch.equal(source(m), rows[m])
+
+
+def test_a_row_stays_until_another_slab_is_asked_for() -> None:
+    source = normals(0, 0, 10, (2,))
+    first = source(0)
+    kept = first.clone()
+    source(SLAB - 1)
+    source.start()
+    assert torch.equal(first, kept)
 
 
 def test_seeds_differ() -> None:

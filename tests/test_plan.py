@@ -206,6 +206,19 @@ def test_one_step_samplers_hold_a_state_and_a_prediction(
         assert CompiledPlan(plan, denoiser)._slots == registers
 
 
+def test_one_compilation_serves_both_precisions() -> None:
+    denoiser = Bent(VP, "data")
+    program = CompiledPlan(sk.samplers.DDIM().plan(VP, [1.0, 0.6, 0.3, 0.1]), denoiser)
+    x = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
+    single, double, again = (
+        program(Engine(denoiser, None), x.to(dtype, copy=True))  # type: ignore[arg-type]
+        for dtype in (torch.float32, torch.float64, torch.float32)
+    )
+    assert single.dtype == again.dtype == torch.float32
+    assert torch.equal(single, again)
+    assert (single - double).abs().max() < 1e-5
+
+
 def test_a_long_plan_is_quick_to_make() -> None:
     plan = sk.samplers.DDIM(eta=1.0).plan(VP, [1 - i / 1001 for i in range(1001)])
     assert plan.nfe == 1000

@@ -6,7 +6,9 @@ torch fills in runs of 16, so a short block, filled to a multiple of 16, is a pr
 Numbers are drawn on the CPU, so they do not depend on the device either.
 """
 
-import random
+import hashlib
+import math
+import struct
 
 import torch
 from torch import Tensor
@@ -32,15 +34,20 @@ class BlockNormals:
         self.dtype, self.device = dtype, device
         # Four rounds of a bijection keyed by the seed: no two (block, slab) of a run share a stream, and
         # runs of different seeds overlap no more than chance has it.
-        key = random.Random(seed)
-        self._rounds = [(key.getrandbits(32), key.getrandbits(32) | 1) for _ in range(4)]
+        key = struct.unpack("<8I", hashlib.blake2b(seed.to_bytes(8), digest_size=32).digest())
+        self._rounds = [(xor, odd | 1) for xor, odd in zip(key[:4], key[4:], strict=True)]
         self._generator = torch.Generator()
         self._slab, self._rows = -1, torch.empty(0)
-        self._buffers: _Buffers | None = None
+        self._buffers: _SlabBuffers | None = None
 
     def start(self) -> Tensor:
         """The unit normals of the starting point, (n, *event)."""
-        return self._draw(_START, _Buffers(self, 1))[0]
+        numbers, skipped = math.prod(self.event), self.first % BLOCK
+        end = (self.last - self.first + skipped) * numbers
+        drawn = torch.empty(_padded(end), dtype=self.dtype)
+        for i, part in enumerate(drawn.split(BLOCK * numbers)):
+            self._fill(part, i, _START)
+        return drawn[skipped * numbers : end].view(-1, *self.event).to(self.device)
 
     def __call__(self, m: int) -> Tensor:
         """Unit normal number m, (n, *event); overwritten when another slab is asked for."""
@@ -48,17 +55,21 @@ class BlockNormals:
         if slab != self._slab:
             if slab >= _START:
                 raise ValueError(f"a run has at most {_START * SLAB} normals a sample, got {m}")
-            self._buffers = self._buffers or _Buffers(self, SLAB)
-            self._rows, self._slab = self._draw(slab, self._buffers), slab
+            self._rows, self._slab = self._draw(slab), slab
         return self._rows[row]
 
-    def _draw(self, slab: int, into: "_Buffers") -> Tensor:
-        """(rows, n, *event): the blocks that overlap [first, last), cut to it."""
-        block = self.first // BLOCK
+    def _draw(self, slab: int) -> Tensor:
+        """(SLAB, n, *event)."""
+        into = self._buffers = self._buffers or _SlabBuffers(self)
         for i, (drawn, by_group, by_row) in enumerate(into.blocks):
-            drawn.normal_(generator=self._generator.manual_seed(self._key(block + i, slab)))
+            self._fill(drawn, i, slab)
             by_row.copy_(by_group)
         return into.rows.to(self.device)
+
+    def _fill(self, part: Tensor, i: int, slab: int) -> None:
+        """Draw the run's i-th block, or its beginning."""
+        key = self._key(self.first // BLOCK + i, slab)
+        part.normal_(generator=self._generator.manual_seed(key))
 
     def _key(self, block: int, slab: int) -> int:
         key = ((block << 12) | slab) & _MASK
@@ -68,23 +79,27 @@ class BlockNormals:
         return key
 
 
-class _Buffers:
-    """Memory for some rows of a run, used again for every slab."""
+class _SlabBuffers:
+    """Memory for a slab of a run, used again for the next."""
 
-    def __init__(self, of: BlockNormals, rows: int) -> None:
-        numbers = torch.Size(of.event).numel()
+    def __init__(self, of: BlockNormals) -> None:
+        numbers, skipped = math.prod(of.event), of.first % BLOCK
         # Small samples are laid out by the group, so that a row is made of runs of 17 to 32 numbers.
         group = 1 << max(0, 5 - (numbers - 1).bit_length())
-        skipped = of.first % BLOCK
         groups = -(-(of.last - of.first + skipped) // group)
-        by_row = torch.empty(rows, groups, group * numbers, dtype=of.dtype)
-        samples = by_row.view(rows, groups * group, *(of.event or (1,)))[:, skipped:]
-        self.rows = samples[:, : of.last - of.first].view(rows, -1, *of.event)
+        width, per_block = group * numbers, BLOCK // group
+        by_row = torch.empty(SLAB, groups, width, dtype=of.dtype)
+        samples = by_row.view(SLAB, groups * group, *(of.event or (1,)))
+        self.rows = samples[:, skipped : skipped + of.last - of.first].view(SLAB, -1, *of.event)
+
+        one = torch.empty(_padded(min(per_block, groups) * SLAB * width), dtype=of.dtype)
         #: A block at a time: where it is drawn, how it is read, where it goes.
         self.blocks: list[tuple[Tensor, Tensor, Tensor]] = []
-        drawn = torch.empty(0)
-        for part in by_row.split(BLOCK // group, 1):
-            if not self.blocks:
-                drawn = torch.empty(-(-part.numel() // 16) * 16, dtype=of.dtype)
-            by_group = drawn[: part.numel()].view(-1, rows, group * numbers).transpose(0, 1)
-            self.blocks.append((drawn[: -(-part.numel() // 16) * 16], by_group, part))
+        for part in by_row.split(per_block, 1):
+            by_group = one[: part.numel()].view(-1, SLAB, width).transpose(0, 1)
+            self.blocks.append((one[: _padded(part.numel())], by_group, part))
+
+
+def _padded(count: int) -> int:
+    """The next multiple of the 16 numbers that torch fills at a time."""
+    return -(-count // 16) * 16

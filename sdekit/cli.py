@@ -74,7 +74,9 @@ def train(
     ] = Weighting.simple,
     seed: Seed = 0,
     device: Device = "cpu",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Finish an interrupted run in --out, same settings.")
+    ] = False,
 ) -> None:
     """Train a network, with checkpoints.
 
@@ -141,8 +143,12 @@ def sample(
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Draw samples from a trained network."""
+    """Draw samples from a trained network.
+
+    A network of classes gets them in turn: 0, 1, 2, ...
+    """
     import numpy as np
+    import torch
 
     from sdekit import sample as draw
     from sdekit.sampling.grids import resolve_grid
@@ -154,9 +160,11 @@ def sample(
     if grid is not None:
         resolve_grid(grid)
     model, event = _load(checkpoint)
+    classes = getattr(model.network, "num_classes", 0)
     samples = draw(
         model.to(device),
         (n, *event),
+        cond=torch.arange(n) % classes if classes else None,
         sampler=chosen,
         steps=steps,
         grid=grid,

@@ -6,6 +6,7 @@ numbers.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -68,7 +69,17 @@ class Report:
     def write(self) -> None:
         """index.md and summary.json, as they stand."""
         (self.out / "index.md").write_text("\n\n".join(self.sections) + "\n")
-        (self.out / "summary.json").write_text(json.dumps(self.summary, indent=2) + "\n")
+        text = json.dumps(_plain(self.summary), indent=2, allow_nan=False)
+        (self.out / "summary.json").write_text(text + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """The same with None for numbers that JSON has not."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def run_demo(
@@ -156,7 +167,10 @@ def _spiral(
     used = demo_samplers(target.narrowest)
     _tables(report, target, model, "spiral", "sliced W2", used, budget, seed)
     drawn = _drawn(model, used, budget, seed, (2,))
-    figure = plotting.densities_2d(drawn, target.at(model.process, 1e-3), title="Spiral")
+    cells = min(90, math.isqrt(budget.n))
+    figure = plotting.densities_2d(
+        drawn, target.at(model.process, 1e-3), title="Spiral", cells=cells
+    )
     report.picture("spiral-samples.png", figure, "Samples of the trained network as densities.")
     say("   pictures written")
 

@@ -3,11 +3,10 @@ import json
 import math
 import re
 from dataclasses import replace
-from functools import lru_cache
 
 import pytest
 
-from sdekit import cli, compare, metrics, samplers
+from sdekit import cli, compare, samplers
 from sdekit.data import spiral, two_mode
 from sdekit.demo import QUICK, Budget, Report, demo_samplers, run_demo
 from sdekit.processes import VP
@@ -62,10 +61,8 @@ def check_tables(out, counts):
 
 
 @pytest.mark.slow
-def test_quick_demo_from_end_to_end_and_once_more(tmp_path, capsys, monkeypatch):
+def test_quick_demo_from_end_to_end_and_once_more(tmp_path, capsys):
     pytest.importorskip("sklearn")
-    # A law's quantiles once, not once a distance: nearly half the time.
-    monkeypatch.setattr(metrics, "_quantile_series", lru_cache(metrics._quantile_series))
     out = tmp_path / "new" / "demo"
     assert cli.main(["demo", "--quick", "--out", str(out)]) == 0
     said = capsys.readouterr().out
@@ -105,7 +102,6 @@ def test_quick_demo_from_end_to_end_and_once_more(tmp_path, capsys, monkeypatch)
     assert again["digits"]["final_loss"] == summary["digits"]["final_loss"]
 
 
-@pytest.mark.xfail(reason="rows of one seed have a standard error of NaN", strict=True)
 def test_the_summary_is_json_as_the_standard_has_it(tmp_path):
     def refuse(name):
         raise AssertionError(f"{name} is not JSON")

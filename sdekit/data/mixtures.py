@@ -23,6 +23,8 @@ Values = Tensor | float | Iterable[Any]
 
 #: Elements of the (samples, components) block worked on at once: it stays in the cache.
 _BLOCK = 1 << 17
+#: Up to this dimension the principal axes are walked one by one.
+_THIN = 8
 
 
 @dataclass(frozen=True)
@@ -264,8 +266,7 @@ class GaussianMixture:
     ) -> Tensor:
         """`function` of the mixture at (alpha, sigma) and the points, a cache-sized block at a time."""
         flat = self._flat(x)
-        isotropic = self.variances.shape[1] == 1
-        rows = max(1, _BLOCK // (len(self.means) * (1 if isotropic else self.dim)))
+        rows = max(1, _BLOCK // (len(self.means) * (1 if self.dim <= _THIN else self.dim)))
         if isinstance(alpha, Tensor) and alpha.ndim:
             times = zip(alpha.split(rows), torch.as_tensor(sigma).split(rows), strict=True)
             laws = (_Diffused(self, a, s, flat) for a, s in times)
@@ -314,6 +315,8 @@ class _Diffused:
         self.prior_means = mixture.means.to(like)  # (k, d)
         self.means = (alpha * mixture.means.to(alpha)).to(like)  # (b, k, d)
         self.axes = None if mixture.axes is None else mixture.axes.to(like)
+        #: Full covariances whose matrices are not worth making: many coordinates, or one a point.
+        self.large = self.axes is not None and (mixture.dim > _THIN or len(total) > 1)
 
     def centred(self, flat: Tensor) -> Tensor:
         """x - alpha m_k in the principal axes of component k: (n, k, d)."""
@@ -321,12 +324,23 @@ class _Diffused:
         return y if self.axes is None else torch.einsum("nkj,kji->nki", y, self.axes)
 
     def log_terms(self, flat: Tensor) -> Tensor:
-        """log w_k N(x; alpha m_k, alpha^2 C_k + sigma^2 I), (n, k)."""
-        if self.isotropic:
-            squares = _squared_distances(flat, self.means)
-            return torch.addcmul(self.constant, squares, self.precision[..., 0], value=-0.5)
-        y = self.centred(flat)
-        return self.constant - 0.5 * (y * y * self.precision).sum(2)
+        """log w_k N(x; alpha m_k, alpha^2 C_k + sigma^2 I), (n, k): squared *differences*."""
+        if flat.shape[1] > _THIN:
+            y = self.centred(flat)
+            return self.constant - 0.5 * (y * y * self.precision).sum(2)
+        # One principal axis at a time: nothing of shape (n, k, d) is made.
+        total = self.constant
+        for j in range(flat.shape[1]):
+            precision = self.precision[..., 0 if self.isotropic else j]
+            total = torch.addcmul(total, self._along(flat, j).square(), precision, value=-0.5)
+        return total
+
+    def _along(self, flat: Tensor, j: int) -> Tensor:
+        """Component j of `centred`, (n, k)."""
+        if self.axes is None:
+            return flat[:, j : j + 1] - self.means[..., j]
+        axis = self.axes[:, :, j]
+        return flat @ axis.T - (self.means * axis).sum(2)
 
     def log_prob(self, flat: Tensor) -> Tensor:
         """Log density, (n,)."""
@@ -335,41 +349,41 @@ class _Diffused:
     def score(self, flat: Tensor) -> Tensor:
         """-sum_k r_k (alpha^2 C_k + sigma^2 I)^-1 (x - alpha m_k), (n, d)."""
         r = self.log_terms(flat).softmax(1)
-        if self.isotropic:  # the exponents need differences; their weighted mean does not
-            pull = r * self.precision[..., 0]
-            return _mean_of(pull, self.means) - pull.sum(1, keepdim=True) * flat
-        return -self._rotated(r, self.centred(flat) * self.precision)
+        if self.large:
+            return -self._rotated(r, self.centred(flat) * self.precision)
+        # The exponents need differences; their weighted mean does not.
+        there, here = self._operators(self.precision)
+        return _mean_of(r, there(self.means)) - here(r, flat)
 
     def data(self, flat: Tensor) -> Tensor:
         """E[x_0 | x] = sum_k r_k (m_k + alpha C_k (alpha^2 C_k + sigma^2 I)^-1 (x - alpha m_k))."""
         r = self.log_terms(flat).softmax(1)
-        if self.isotropic:
-            kept = (r * self.gain[..., 0]).sum(1, keepdim=True)
-            return (r * self.shrink[..., 0]) @ self.prior_means + kept * flat
-        return r @ self.prior_means + self._rotated(r, self.centred(flat) * self.gain)
+        if self.large:
+            return r @ self.prior_means + self._rotated(r, self.centred(flat) * self.gain)
+        pulled = self._operators(self.shrink)[0](self.prior_means[None])
+        return _mean_of(r, pulled) + self._operators(self.gain)[1](r, flat)
+
+    def _operators(
+        self, values: Tensor
+    ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]:
+        """y_k -> A_k y_k, and (r, x) -> (sum_k r_k A_k) x, for A_k = Q_k diag(v_k) Q_k^T."""
+        if self.axes is None:
+            return lambda y: values * y, lambda r, x: _mean_of(r, values) * x
+        matrices, d = (self.axes * values[..., None, :]) @ self.axes.mT, self.axes.shape[1]
+
+        def mixed(r: Tensor, x: Tensor) -> Tensor:
+            return (_mean_of(r, matrices.flatten(2)).unflatten(1, (d, d)) @ x[..., None])[..., 0]
+
+        return lambda y: (matrices @ y[..., None])[..., 0], mixed
 
     def _rotated(self, r: Tensor, y: Tensor) -> Tensor:
         """sum_k r_k Q_k y_k, (n, d)."""
-        weighted = r[:, :, None] * y
-        if self.axes is None:
-            return weighted.sum(1)
-        return torch.einsum("nkj,kij->ni", weighted, self.axes)
+        return torch.einsum("nkj,kij->ni", r[:, :, None] * y, self.axes)
 
 
-def _mean_of(r: Tensor, means: Tensor) -> Tensor:
-    """sum_k r_k m_k for (n, k) and (b, k, d)."""
-    return r @ means[0] if len(means) == 1 else torch.einsum("nk,nkd->nd", r, means)
-
-
-def _squared_distances(x: Tensor, means: Tensor) -> Tensor:
-    """|x_n - m_k|^2 by differences, one coordinate at a time while that is the cheapest."""
-    if x.shape[1] > 8:
-        return (x[:, None, :] - means).square().sum(2)
-    total = (x[:, :1] - means[..., 0]).square()
-    for j in range(1, x.shape[1]):
-        difference = x[:, j : j + 1] - means[..., j]
-        total = torch.addcmul(total, difference, difference)
-    return total
+def _mean_of(r: Tensor, values: Tensor) -> Tensor:
+    """sum_k r_k v_k for (n, k) and (b, k, d)."""
+    return r @ values[0] if len(values) == 1 else torch.einsum("nk,nkd->nd", r, values)
 
 
 class ExactDenoiser(Denoiser):

@@ -207,7 +207,7 @@ def compare(
     _check_device(device)
     truth = _choose("target", target, TARGETS)()
     counts = _counts(steps)
-    named = samplers and [_choose("samplers", s, _samplers()) for s in samplers.split(",")]
+    named = samplers and [_choose("samplers", s.strip(), _samplers()) for s in samplers.split(",")]
     # The corrector's step must fit the finest structure of the data, which is known here.
     used = [
         replace(s, data_std=truth.narrowest) if isinstance(s, PredictorCorrector) else s

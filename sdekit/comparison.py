@@ -157,15 +157,8 @@ def compare(
         raise TypeError(f"denoiser must be a Denoiser, got {type(denoiser).__name__}")
     if not isinstance(truth, GaussianMixture):
         raise TypeError(f"truth must be a GaussianMixture, got {type(truth).__name__}")
-    for i, s in enumerate(samplers):
-        if not isinstance(s, Sampler):
-            raise TypeError(f"samplers[{i}] must be a Sampler, got {s!r}")
-    counts = [check_integer(f"steps[{i}]", count, 1) for i, count in enumerate(steps)]
-    if not len(samplers) or not counts or not len(seeds):
-        raise ValueError("compare needs at least one sampler, one step count and one seed")
+    counts = _checked_counts(samplers, steps, seeds)
     n = check_integer("n", n, 2)
-    for seed in seeds:
-        check_seed(seed)
     if isinstance(grid, str):
         resolve_grid(grid)
     process = denoiser.process
@@ -181,6 +174,24 @@ def compare(
     for sampler, count in _shown(runs, progress):
         rows.append(_row(denoiser, sampler, count, law, chosen, n, seeds, end, grid))
     return Table(rows, _floors(law, chosen, n, floor_repeats), n, tuple(chosen))
+
+
+def _checked_counts(
+    samplers: Sequence[Sampler], steps: Sequence[int], seeds: Sequence[int]
+) -> list[int]:
+    """The step counts as ints, once samplers and seeds are known to be good as well."""
+    for name, given in (("samplers", samplers), ("steps", steps), ("seeds", seeds)):
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise TypeError(f"{name} must be a sequence, got {given!r}")
+    for i, s in enumerate(samplers):
+        if not isinstance(s, Sampler):
+            raise TypeError(f"samplers[{i}] must be a Sampler, got {s!r}")
+    counts = [check_integer(f"steps[{i}]", count, 1) for i, count in enumerate(steps)]
+    if not len(samplers) or not counts or not len(seeds):
+        raise ValueError("compare needs at least one sampler, one step count and one seed")
+    for seed in seeds:
+        check_seed(seed)
+    return counts
 
 
 def _row(

@@ -104,7 +104,7 @@ class Denoiser(ABC):
         expand(t, x)
         a, b = conversion(self.process, self.prediction, kind, t)
         out = checked_output(self.predict(x, t, **conditions), x)
-        a, b = (expand(c.to(x) if isinstance(c, Tensor) else c, x) for c in (a, b))
+        a, b = expand(a, x), expand(b, x)
         if isinstance(a, float) and a == 0.0:
             return out if isinstance(b, float) and b == 1.0 else b * out
         return a * x + b * out
@@ -138,7 +138,7 @@ class NetworkDenoiser(nn.Module, Denoiser):
         process: the forward process it was trained for.
         prediction: what it outputs: "noise", "data", "score", "v" or "velocity".
         time: what it expects as time: "unit" (t / T in [0, 1]), "label" (the index round(t N) - 1 of a chain
-            of N steps), "log_snr", or "sigma" (sigma / alpha).
+            of N steps, 0 for all times before the first), "log_snr", or "sigma" (sigma / alpha).
         labels: N for `time="label"`; taken from the process where it comes from betas.
     """
 
@@ -152,11 +152,7 @@ class NetworkDenoiser(nn.Module, Denoiser):
         labels: int | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(network, nn.Module):
-            raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}")
-        if not isinstance(process, Process):
-            raise TypeError(f"process must be a Process, got {type(process).__name__}")
-        self.network, self.process = network, process
+        self.network, self.process = _checked_parts(network, process)
         self.prediction = check_choice("prediction", prediction, get_args(Prediction))
         self.time = check_choice("time", time, get_args(Time))
         if time == "label" and labels is None:
@@ -208,12 +204,11 @@ class NetworkDenoiser(nn.Module, Denoiser):
             case "sigma":
                 value = ratio(self.process.sigma(t), self.process.alpha(t))
             case _:
-                n = self.labels or 1
-                position = n * t / self.process.horizon
-                value = (position.round() if isinstance(position, Tensor) else round(position)) - 1
-        return (
-            value.to(torch.int64) if self.time == "label" and isinstance(value, Tensor) else value
-        )
+                position = (self.labels or 1) * t / self.process.horizon
+                if isinstance(position, Tensor):
+                    return position.round().clamp(min=1).to(torch.int64) - 1
+                return max(round(position), 1) - 1
+        return value
 
 
 class EDMPrecondition(nn.Module, Denoiser):
@@ -234,9 +229,7 @@ class EDMPrecondition(nn.Module, Denoiser):
         self, network: nn.Module, process: Process | None = None, sigma_data: float = 1.0
     ) -> None:
         super().__init__()
-        if not isinstance(network, nn.Module):
-            raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}")
-        self.network, self.process = network, EDM() if process is None else process
+        self.network, self.process = _checked_parts(network, EDM() if process is None else process)
         self.sigma_data = check_number("sigma_data", sigma_data, 0, open_low=True)
 
     def forward(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
@@ -251,11 +244,17 @@ class EDMPrecondition(nn.Module, Denoiser):
         spread = sqrt(sigma * sigma + (alpha * self.sigma_data) ** 2)  # alpha sqrt(rho^2 + data^2)
         c_in, c_skip = 1 / spread, alpha * (self.sigma_data / spread) ** 2
         c_out = sigma * self.sigma_data / spread
-        c_in, c_skip, c_out = (
-            expand(c.to(x) if isinstance(c, Tensor) else c, x) for c in (c_in, c_skip, c_out)
-        )
+        c_in, c_skip, c_out = (expand(c, x) for c in (c_in, c_skip, c_out))
         clock = log(sigma / alpha) / 4
         return c_skip * x + c_out * _call(self.network, c_in * x, clock, conditions)
+
+
+def _checked_parts(network: nn.Module, process: Process) -> tuple[nn.Module, Process]:
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}")
+    if not isinstance(process, Process):
+        raise TypeError(f"process must be a Process, got {type(process).__name__}")
+    return network, process
 
 
 def _call(network: nn.Module, x: Tensor, clock: Number, conditions: dict[str, Any]) -> Tensor:

@@ -56,11 +56,6 @@ def cos(x: Number) -> Number:
     return torch.cos(x) if isinstance(x, Tensor) else math.cos(x)
 
 
-def tan(x: Number) -> Number:
-    """Tangent."""
-    return torch.tan(x) if isinstance(x, Tensor) else math.tan(x)
-
-
 def atan2(y: Number, x: Number) -> Number:
     """Angle of the point (x, y)."""
     if isinstance(y, Tensor) or isinstance(x, Tensor):
@@ -76,9 +71,8 @@ def asinh(x: Number) -> Number:
 def sigmoid(x: Number) -> Number:
     """1 / (1 + e^-x)."""
     if isinstance(x, Tensor):
-        return 1 / (
-            1 + torch.exp(-x)
-        )  # torch.sigmoid's last place depends on the place in the batch
+        # The last place of torch.sigmoid depends on the place in the batch.
+        return 1 / (1 + torch.exp(-x))
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 

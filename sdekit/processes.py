@@ -40,18 +40,20 @@ from sdekit.schedules import Angle, Cosine, Linear, Schedule, Tabulated
 
 
 def expand(value: Number, x: Tensor) -> Number:
-    """A float, a 0-d or an (n,) tensor shaped so that it multiplies a batch x of shape (n, *event).
+    """A float as it is; a 0-d or an (n,) tensor like x and shaped to multiply a batch x (n, *event).
 
     Raises:
         ValueError: a time of another shape; torch would broadcast (n, 1) against (n,) to (n, n).
     """
-    if not isinstance(value, Tensor) or value.ndim == 0:
+    if not isinstance(value, Tensor):
         return value
+    if value.ndim == 0:
+        return value.to(x)
     if x.ndim == 0 or value.shape != x.shape[:1]:
         raise ValueError(
             f"t must be a number or have shape (n,) = {tuple(x.shape[:1])}, got {tuple(value.shape)}"
         )
-    return value.view(-1, *[1] * (x.ndim - 1))
+    return value.to(x).view(-1, *[1] * (x.ndim - 1))
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,7 @@ class Process(ABC):
     def drift(self, x: Tensor, t: Number) -> Tensor:
         """f(t) x of the forward SDE (Song et al. 2021, eq. 5); t in [t_min, t_max]."""
         f = self._evaluate(lambda u: self._rates(u)[0], t, self.t_min, self.t_max)
-        return _cast(expand(f, x), x) * x
+        return expand(f, x) * x
 
     def diffusion(self, t: Number) -> Number:
         """g(t) of the forward SDE: the coefficient, not its square; t in [t_min, t_max]."""
@@ -227,7 +229,7 @@ class Process(ABC):
             raise ValueError(
                 f"noise must have the shape of x0, {tuple(x0.shape)}, got {tuple(noise.shape)}"
             )
-        alpha, sigma = (_cast(expand(c, x0), x0) for c in (self.alpha(t), self.sigma(t)))
+        alpha, sigma = (expand(c, x0) for c in (self.alpha(t), self.sigma(t)))
         return alpha * x0 + sigma * noise
 
     def transition(self, t_from: Number, t_to: Number) -> tuple[Number, Number]:
@@ -305,10 +307,6 @@ class Process(ABC):
 
 def _widen(t: Tensor) -> Tensor:
     return t if t.device.type == "mps" else t.double()
-
-
-def _cast(value: Number, x: Tensor) -> Number:
-    return value.to(x.dtype) if isinstance(value, Tensor) else value
 
 
 def _unless_equal(function: Callable[[Any, Any], Number], limit: float) -> Callable[..., Number]:
@@ -553,9 +551,9 @@ class EDM(Process):
 class _ConstantRates(Process):
     """Partial: dx = -theta x dt + D dW with constant theta >= 0 and D, up to a finite horizon."""
 
+    @abstractmethod
     def _constants(self) -> tuple[float, float]:
         """(theta, D^2)."""
-        raise NotImplementedError
 
     def _alpha(self, t: Number) -> Number:
         return exp(-self._constants()[0] * t)

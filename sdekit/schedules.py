@@ -183,9 +183,9 @@ class Sigmoid(Schedule):
 class _CosineOfAngle(Schedule):
     """alpha(t) = cos(theta(t)) / cos(phi), theta linear in t. Partial: gives all four functions."""
 
+    @abstractmethod
     def _geometry(self) -> tuple[float, float, float, float]:
         """(theta(0) - phi, d theta/dt, pi/2 - theta(1), phi); both differences are given exactly."""
-        raise NotImplementedError
 
     def _angle(self, t: Number) -> tuple[Number, Number, Number, float]:
         """theta - phi, theta, cos(theta) through the complement (exact near pi/2), and phi."""

@@ -236,7 +236,7 @@ def test_a_folder_is_not_trained_into_twice(run, trained):
 
 
 def test_compare_prints_its_table_and_writes_files(run, tmp_path):
-    line = ("compare", "--samplers", "ddim,flow-ode", "--steps", "2,4", "--n", 100, "--seeds", 2)
+    line = ("compare", "--samplers", "ddim, flow-ode", "--steps", "2,4", "--n", 100, "--seeds", 2)
     code, out, err = run(*line, "--out", tmp_path / "new")
     assert (code, err) == (0, "")
     assert out.splitlines()[0].split() == ["sampler", "steps", "NFE", "W1", "W2", "seconds"]

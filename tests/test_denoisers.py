@@ -254,6 +254,9 @@ def test_labels_come_from_the_table() -> None:
     for i in range(3):
         model.noise(normals(2, 1), (i + 1) / 3)
         assert net.calls.pop()[1].tolist() == [i, i]
+    for t in (0.01, torch.tensor([0.01, 0.1])):  # nearer to the data than to the first step
+        model.noise(normals(2, 1), t)
+        assert net.calls.pop()[1].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("rho", [0.002, 0.5, 80.0])
@@ -447,6 +450,7 @@ BAD: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("network", lambda: NetworkDenoiser(torch.tanh, VP()), TypeError, ["network", "builtin"]),
     ("process", lambda: NetworkDenoiser(Net(), Cosine()), TypeError, ["process", "Cosine"]),
     ("EDM network", lambda: EDMPrecondition(torch.tanh), TypeError, ["network", "builtin"]),
+    ("EDM process", lambda: EDMPrecondition(Net(), "edm"), TypeError, ["process", "str"]),
     ("sigma_data 0", lambda: EDMPrecondition(Net(), sigma_data=0), ValueError, ["sigma_data", "0"]),
     ("sigma_data nan", lambda: EDMPrecondition(Net(), None, math.nan), ValueError, ["sigma_data", "nan"]),
     ("EDM at alpha 0", lambda: FLOW.data(X, 1.0), ValueError, ["t = 1.0", "log"]),

@@ -612,6 +612,8 @@ def test_other_models_and_data_are_refused(stopped, tmp_path):
         resume(small(VP(0.1, 10.0)), normal(50, 1))
     with pytest.raises(CheckpointError, match="prediction was 'noise', now 'v'"):
         resume(NetworkDenoiser(MLP(1, hidden=16, depth=2), VP(), "v"), normal(50, 1))
+    with pytest.raises(CheckpointError, match="time was 'unit', now 'log_snr'"):
+        resume(NetworkDenoiser(MLP(1, hidden=16, depth=2), VP(), time="log_snr"), normal(50, 1))
     with pytest.raises(CheckpointError, match=r"does not fit the network: .*shapes"):
         resume(small(hidden=8), normal(50, 1))
     # Two tables of as many betas with the same ends.
@@ -726,6 +728,7 @@ BAD = {
     "ema above": ({"ema": 1.5}, ValueError, "ema must be"),
     "weight_decay": ({"weight_decay": -1.0}, ValueError, "weight_decay must be"),
     "keep": ({"keep": 0}, ValueError, "keep must be >= 1"),
+    "resume alone": ({"resume": True}, ValueError, "resume needs out="),
     "checkpoint_every": ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be >= 1"),
     "seed negative": ({"seed": -1}, ValueError, "seed must be >= 0"),
     "seed float": ({"seed": 1.5}, TypeError, "seed must be an integer"),

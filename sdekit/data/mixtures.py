@@ -325,22 +325,22 @@ class _Diffused:
 
     def log_terms(self, flat: Tensor) -> Tensor:
         """log w_k N(x; alpha m_k, alpha^2 C_k + sigma^2 I), (n, k): squared *differences*."""
-        if flat.shape[1] > _THIN:
+        if self.large or flat.shape[1] > _THIN:
             y = self.centred(flat)
             return self.constant - 0.5 * (y * y * self.precision).sum(2)
         # One principal axis at a time: nothing of shape (n, k, d) is made.
-        total = self.constant
-        for j in range(flat.shape[1]):
-            precision = self.precision[..., 0 if self.isotropic else j]
-            total = torch.addcmul(total, self._along(flat, j).square(), precision, value=-0.5)
+        total, d = self.constant, flat.shape[1]
+        away = [flat[:, j : j + 1] - self.means[..., j] for j in range(d)]
+        for i in range(d):
+            scale = self.precision[..., 0 if self.isotropic else i].sqrt()
+            if self.axes is None:
+                z = away[i] * scale
+            else:
+                z = away[0] * (self.axes[:, 0, i] * scale)
+                for j in range(1, d):
+                    z = torch.addcmul(z, away[j], self.axes[:, j, i] * scale)
+            total = torch.addcmul(total, z, z, value=-0.5)
         return total
-
-    def _along(self, flat: Tensor, j: int) -> Tensor:
-        """Component j of `centred`, (n, k)."""
-        if self.axes is None:
-            return flat[:, j : j + 1] - self.means[..., j]
-        axis = self.axes[:, :, j]
-        return flat @ axis.T - (self.means * axis).sum(2)
 
     def log_prob(self, flat: Tensor) -> Tensor:
         """Log density, (n,)."""

@@ -41,10 +41,7 @@ class TrainingState:
             tensors |= {prefix + k: v for k, v in module.state_dict().items()}
         for i, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{k}": v for k, v in slots.items()}
-        header = {"step": self.step, "config": self.config}
-        average = self.average.module
-        if isinstance(average, NetworkDenoiser):
-            header |= {"model": describe(average), "weights_prefix": "ema.module.network."}
+        header = {"step": self.step, "config": self.config, **self._description()}
         path = folder / f"step-{self.step:08d}.safetensors"
         storage.save_tensors(path, tensors, header)
         # A damaged later one, after falling back, must not count as a checkpoint that is kept.
@@ -73,11 +70,8 @@ class TrainingState:
 
     def _restore(self, path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
         """Continue from what a checkpoint holds."""
-        changed = {
-            k: (header["config"].get(k), v)
-            for k, v in self.config.items()
-            if header["config"].get(k) != v
-        }
+        was, now = (_settings(h) for h in (header, {"config": self.config, **self._description()}))
+        changed = {k: (was.get(k), v) for k, v in now.items() if was.get(k) != v}
         if changed:
             told = ", ".join(f"{k} was {old!r}, now {new!r}" for k, (old, new) in changed.items())
             raise CheckpointError(f"{path} is of a run with other settings: {told}")
@@ -86,6 +80,13 @@ class TrainingState:
         self._restore_optimizer(_with_prefix(tensors, "optimizer."))
         torch.set_rng_state(tensors["rng"])
         self.step, self.losses = int(header["step"]), tensors["losses"].tolist()
+
+    def _description(self) -> dict[str, Any]:
+        """What `NetworkDenoiser.load` reads of a checkpoint's header."""
+        average = self.average.module
+        if not isinstance(average, NetworkDenoiser):
+            return {}
+        return {"model": describe(average), "weights_prefix": "ema.module.network."}
 
     def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
         """Moments in the memory layout of their parameters: a fused step walks both as flat arrays."""
@@ -111,6 +112,12 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.glob(".step-*.tmp"):
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
+
+
+def _settings(header: dict[str, Any]) -> dict[str, Any]:
+    """What a resumed run must have the same: its numbers, and how its network is told the time."""
+    model = header.get("model", {})
+    return {**header["config"], **{k: model[k] for k in ("time", "labels") if k in model}}
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

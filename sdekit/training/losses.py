@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdekit.data.mixtures import GaussianMixture
 from sdekit.denoisers import (
@@ -37,16 +37,17 @@ def draw_times(
 ) -> Tensor:
     """`n` times uniform on [t_min, t_max], or on the steps of a chain, float64 (n,).
 
-    "stratified" puts one in each of n equal cells (Kingma et al. 2021, appendix I.1): the same law for each,
-    less variance for the batch. With `labels` = N the times are i T / N, i = 1 .. N, each as likely
-    (Ho et al. 2020, algorithm 1): the times that a network of labels can tell apart.
+    "stratified" spaces them equally, (u + i / n) mod 1 with one u (Kingma et al. 2021, appendix I.1): the law
+    of each is the same wherever it stands in the batch, and the batch has less variance. With `labels` = N
+    the times are i T / N, i = 1 .. N, each as likely (Ho et al. 2020, algorithm 1): the times that a network
+    of labels can tell apart.
     """
     check_choice("times", times, get_args(Times))
     if times == "uniform":
         u = torch.rand(n, generator=generator, dtype=torch.float64)
     else:
         offset = torch.rand((), generator=generator, dtype=torch.float64)
-        u = (torch.arange(n, dtype=torch.float64) + offset) / n
+        u = (torch.arange(n, dtype=torch.float64) / n + offset) % 1
     if labels is not None:
         return ((u * labels).floor() + 1).clamp(max=labels) / labels * process.horizon
     return (process.t_min + (process.t_max - process.t_min) * u).clamp(max=process.t_max)
@@ -118,8 +119,7 @@ def _combine(u: float | Tensor, x0: Tensor, w: float | Tensor, noise: Tensor) ->
     """u x0 + w noise; the common targets without arithmetic."""
     if isinstance(u, float) and isinstance(w, float) and (u, w) in ((0.0, 1.0), (1.0, 0.0)):
         return noise if w else x0
-    u, w = (expand(c.to(x0) if isinstance(c, Tensor) else c, x0) for c in (u, w))
-    return u * x0 + w * noise
+    return expand(u, x0) * x0 + expand(w, x0) * noise
 
 
 def minimum_loss(
@@ -153,7 +153,9 @@ def excess_loss(
     t = draw_times(n, process, generator, labels=labels_of(model))
     x0 = target.sample(n, generator=generator)
     noise = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
-    x_t, exact = process.perturb(x0, t, noise), target.denoiser(process)
+    parameter = next(model.parameters(), t) if isinstance(model, nn.Module) else t
+    x_t, t = (v.to(parameter.device) for v in (process.perturb(x0, t, noise), t))
+    exact = target.denoiser(process)
     with torch.no_grad():
         gaps = [
             (_noise(model, x, s) - _noise(exact, x, s)).square().mean(1)
@@ -165,9 +167,8 @@ def excess_loss(
 
 def _noise(model: Denoiser, x: Tensor, t: Tensor) -> Tensor:
     """`model.noise`, also at the last step of a chain that ends without signal."""
-    weights = conversion(model.process, model.prediction, "noise", t)
-    a, b = (expand(c.to(x) if isinstance(c, Tensor) else c, x) for c in weights)
-    return a * x + b * model.predict(x, t)
+    a, b = conversion(model.process, model.prediction, "noise", t)
+    return expand(a, x) * x + expand(b, x) * model.predict(x, t)
 
 
 def _minimum_by_quadrature(target: GaussianMixture, process: Process) -> float:
@@ -179,7 +180,7 @@ def _minimum_by_quadrature(target: GaussianMixture, process: Process) -> float:
     schedule = getattr(process, "schedule", None)
     if isinstance(schedule, Tabulated):  # the rate jumps at i / N
         n = len(schedule.betas)
-        cuts = sorted({*cuts, *(i / n for i in range(1, n) if i / n < high)})
+        cuts = sorted({*cuts, *(i / n for i in range(1, n) if low < i / n < high)})
     order = max(2, min(24, 600 // len(cuts)))
     points, weights = (torch.from_numpy(v) for v in leggauss(order))
     total = 0.0

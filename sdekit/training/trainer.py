@@ -183,7 +183,7 @@ def train(
         raise ValueError("model has no parameters to train")
     draw = Batches(data, cond, settings.batch, settings.seed, parameter)
     state = _fresh(model, settings, draw)
-    folder = None if out is None else Path(out) / "checkpoints"
+    folder = _folder(out, resume)
     last: Path | None = None
 
     with torch.random.fork_rng(), _signals() as stopped, _training(model):
@@ -316,6 +316,15 @@ class _Warmed:
         k = int(updates)
         decay = min(self.ema, (1 + k) / (10 + k))
         torch._foreach_lerp_(list(averages), list(current), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _folder(out: str | Path | None, resume: bool) -> Path | None:
+    """Where the checkpoints go."""
+    if out is not None:
+        return Path(out) / "checkpoints"
+    if resume:
+        raise ValueError("resume needs out=, the folder of the run to continue")
+    return None
 
 
 def _prepare(folder: Path, state: TrainingState, resume: bool) -> Path | None:

@@ -98,7 +98,7 @@ def law_check(
 
     Returns:
         A row a sampler: its name, the exact mean and variance of its output, and how many standard errors
-        the mean and variance of `n` samples are off. Beyond 4 something is wrong, on this device too.
+        the mean and variance of `n` samples are off. Beyond 5 something is wrong, on this device too.
     """
     n = check_integer("n", n, 2)
     process, rows = VP(), []

@@ -129,7 +129,8 @@ def sample(
     sampler: Annotated[
         str,
         typer.Option(
-            help="euler-maruyama, ancestral, ddim, predictor-corrector, flow-ode or torch-sde."
+            help="euler-maruyama, ancestral, ddim, predictor-corrector, exponential-ab, "
+            "dpm-solver-pp, uni-pc, edm-heun, dpm-solver, sigma-runge-kutta, flow-ode or torch-sde."
         ),
     ] = "ddim",
     steps: Annotated[int, typer.Option(min=1, help="Intervals of the time grid.")] = 50,
@@ -140,6 +141,10 @@ def sample(
         ),
     ] = None,
     final: Annotated[Final, typer.Option(help="What the last step does.")] = Final.none,
+    data_std: Annotated[
+        float | None,
+        typer.Option(help="Finest scale of the data, for predictor-corrector."),
+    ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
@@ -157,6 +162,10 @@ def sample(
     if out.suffix != ".npy":
         raise ValueError(f"out must end in .npy, got {out}; the picture goes beside it")
     chosen = _choose("sampler", sampler, _samplers())
+    if data_std is not None:
+        if sampler != "predictor-corrector":
+            raise ValueError(f"--data-std is for predictor-corrector, got --sampler {sampler}")
+        chosen = replace(chosen, data_std=data_std)
     if grid is not None:
         resolve_grid(grid)
     model, event = _load(checkpoint)
@@ -279,6 +288,8 @@ def check(
     worst = max(max(abs(r["z_mean"]), abs(r["z_variance"])) for r in rows)
     if worst > 5:
         raise ValueError(f"a sampler's samples are {worst:.1f} standard errors off its exact law")
+    if (lost := max(abs(r["mass"] - 1) for r in result.rows)) > 1e-9:
+        raise ValueError(f"the Fokker-Planck solver lost mass: {lost:.1e}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -312,7 +323,7 @@ def _fail(message: str) -> int:
 
 
 def _kebab(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
 
 
 def _choose(what: str, name: str, known: dict[str, Any]) -> Any:

@@ -142,6 +142,8 @@ class DDPM:
             variance: "beta_tilde" (the posterior's) or "beta".
             keywords: as for `sdekit.sample` (seed, chunk, progress, ...).
         """
+        if not isinstance(denoiser, Denoiser):
+            raise TypeError(f"denoiser must be a Denoiser, got {type(denoiser).__name__}")
         if denoiser.process != self.process:
             raise ValueError(f"denoiser must be on {self.process!r}, it is on {denoiser.process!r}")
         return sample(denoiser, shape, sampler=Ancestral(variance), grid=self.times(), **keywords)

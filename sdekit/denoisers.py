@@ -11,6 +11,7 @@ Samplers, likelihoods and checks take a `Denoiser` and cannot tell an exact one 
 """
 
 import dataclasses
+import json
 import math
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -178,7 +179,7 @@ class NetworkDenoiser(nn.Module, Denoiser):
     def load(
         cls, path: str | Path, *, network: nn.Module | None = None, process: Process | None = None
     ) -> "NetworkDenoiser":
-        """The model in a file written by `save`, or by `train`; no code in the file is run.
+        """The model in a file written by `save`, or by `train`, in eval mode; no code in the file is run.
 
         A network or process of your own class cannot be rebuilt by name: give an instance.
         """
@@ -192,7 +193,7 @@ class NetworkDenoiser(nn.Module, Denoiser):
         if network is None and len(dtypes) == 1:
             model.network.to(dtypes.pop())
         load_weights(model.network, weights, path)
-        return model
+        return model.eval()
 
     def _network_time(self, t: Number) -> Number:
         """What the network expects as its time; labels are integers."""
@@ -221,6 +222,8 @@ class EDMPrecondition(nn.Module, Denoiser):
         network: F, called with a batch and a time of shape (n,) (or (1,), as for `NetworkDenoiser`).
         process: forward process; `EDM()` if not given.
         sigma_data: standard deviation of the data, per coordinate.
+
+    Its checkpoints resume, but only a `NetworkDenoiser` is rebuilt from a file by name: save `state_dict()`.
     """
 
     prediction = "data"
@@ -304,6 +307,13 @@ def rebuild(
     if forward is None:
         known = {type(p).__name__: type(p) for p in (*processes.ALL, *schedules.ALL)}
         forward = _rebuild(description["process"], known, "process")
+    recorded, given = description["process"], forward
+    if recorded and dataclasses.is_dataclass(given):
+        ours = json.loads(json.dumps(_describe_dataclass(given)))  # tuples become lists in a file
+        if ours != json.loads(json.dumps(recorded)):
+            raise CheckpointError(
+                f"the file is of another {recorded['type']} than process={given!r}"
+            )
     keys = ("prediction", "time", "labels")
     return NetworkDenoiser(built, forward, **{k: description[k] for k in keys})
 

@@ -296,9 +296,10 @@ def floor(
 def _law_cost(x: Tensor, truth: Truth1D, p: int) -> float:
     """W_p^p of sorted samples (n,) to a law."""
     n = len(x)
-    hashable = getattr(type(truth), "__hash__", None) is not None
-    series_of = _quantile_series if hashable else _quantile_series.__wrapped__
-    left, right, series = series_of(truth)
+    try:
+        left, right, series = _quantile_series(truth)
+    except TypeError:  # unhashable: not kept
+        left, right, series = _quantile_series.__wrapped__(truth)
     steps = torch.arange(n + 1, dtype=torch.float64) / n
     cuts = [steps, left]
     if p == 1:

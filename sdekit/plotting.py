@@ -223,7 +223,7 @@ def error_against_nfe(tables: Mapping[str, Table], metric: str, *, title: str = 
                 [r["nfe"] for r in rows],
                 [r[metric] for r in rows],
                 color=COLOURS[j % len(COLOURS)],
-                marker=MARKERS[j % len(MARKERS)],
+                marker=MARKERS[(j + j // len(MARKERS)) % len(MARKERS)],
                 ls=DASHES[j % len(DASHES)],
                 ms=5,
                 lw=1.3,

@@ -13,6 +13,7 @@ functions of `sdekit.elementary`, set `horizon`, and add an instance to `ALL`.
 """
 
 import math
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -120,8 +121,8 @@ class Process(ABC):
 
     @cached_property
     def t_max(self) -> float:
-        """T, or where log_snr = -20 if alpha(T) = 0."""
-        if self._alpha(self.horizon) > 0:
+        """T, or where log_snr = -20 if alpha(T) = 0 (to rounding: cos(pi / 2) is 6e-17)."""
+        if self._alpha(self.horizon) > 1e-12:
             return self.horizon
         return float(self._time_at_log_snr(-20.0))
 
@@ -204,13 +205,11 @@ class Process(ABC):
 
     def rates(self, t: Number) -> tuple[Number, Number]:
         """(f, g^2) of dx = f(t) x dt + g(t) dW on the closed [0, T]; may be infinite at a singular end."""
-        f = self._evaluate(lambda u: self._rates(u)[0], t)
-        return f, self._evaluate(lambda u: self._rates(u)[1], t)
+        return self._evaluate_pair(self._rates, t)
 
     def slopes(self, t: Number) -> tuple[Number, Number]:
         """(d alpha / dt, d sigma / dt) on the closed [0, T]; may be infinite at a singular end."""
-        slope = self._evaluate(lambda u: self._slopes(u)[0], t)
-        return slope, self._evaluate(lambda u: self._slopes(u)[1], t)
+        return self._evaluate_pair(self._slopes, t)
 
     def drift(self, x: Tensor, t: Number) -> Tensor:
         """f(t) x of the forward SDE (Song et al. 2021, eq. 5); t in [t_min, t_max]."""
@@ -293,6 +292,17 @@ class Process(ABC):
             return float(function(float(t)))
         return torch.as_tensor(function(_widen(t))).to(t.dtype).expand(t.shape)
 
+    def _evaluate_pair(
+        self, function: Callable[[Any], tuple[Number, Number]], t: Number
+    ) -> tuple[Any, Any]:
+        """`_evaluate` on [0, T] for two values at once."""
+        _check_time(t, 0.0, self.horizon, "t", repr(self))
+        if not isinstance(t, Tensor):
+            first, second = function(float(t))
+            return float(first), float(second)
+        first, second = (torch.as_tensor(v).to(t.dtype) for v in function(_widen(t)))
+        return first.expand(t.shape), second.expand(t.shape)
+
     def _evaluate2(self, function: Callable[[Any, Any], Any], s: Number, t: Number) -> Any:
         for time in (s, t):
             _check_time(time, 0.0, self.horizon, "t", repr(self))
@@ -341,9 +351,9 @@ def _check_time(t: Any, low: float, high: float, name: str, where: str) -> None:
         inside = first >= low - _slack(eps, low) and last <= high + _slack(eps, high)
         given = f"[{first:g}, {last:g}]"
     else:
-        if isinstance(t, bool) or not isinstance(t, (int, float)):
+        if isinstance(t, bool) or not isinstance(t, numbers.Real):
             raise TypeError(f"{name} must be a number or a tensor, got {t!r} ({type(t).__name__})")
-        inside, given = low <= t <= high, repr(t)
+        inside, given = low <= float(t) <= high, repr(t)
     if not inside:
         raise ValueError(f"{name} must lie in [{low:g}, {high:g}] for {where}, got {given}")
 
@@ -369,7 +379,10 @@ class _Scheduled(Process):
         schedule: Schedule | None = None,
     ) -> None:
         if schedule is not None and not isinstance(schedule, Schedule):
-            raise TypeError(f"schedule must be a Schedule, got {type(schedule).__name__}")
+            given = type(schedule).__name__
+            if isinstance(schedule, type):
+                given = f"the class {schedule.__name__}; give an instance"
+            raise TypeError(f"schedule must be a Schedule, got {given}")
         if schedule is not None and (beta_min is not None or beta_max is not None):
             raise ValueError("give beta_min and beta_max (a linear schedule) or schedule, not both")
         if schedule is None:

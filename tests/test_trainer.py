@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+import sdekit as sk
 from sdekit import (
     EDM,
     VP,
@@ -31,6 +33,7 @@ from sdekit import (
 )
 from sdekit.ddpm import linear_betas, quadratic_betas, rescale_zero_terminal_snr
 from sdekit.networks import MLP, UNet
+from sdekit.processes import Process
 from sdekit.storage import load_tensors
 from sdekit.training import DenoisingLoss, draw_times, excess_loss, fit, minimum_loss
 from sdekit.training.trainer import step_generator
@@ -710,6 +713,19 @@ class Bare(nn.Module, Denoiser):
         return x
 
 
+@dataclass(frozen=True, eq=False)
+class Tabled(Process):
+    """A process with a field that no header can hold."""
+
+    table: Tensor
+
+    def _alpha(self, t):
+        return 1.0 + 0 * t
+
+    def _sigma(self, t):
+        return t
+
+
 ROWS = normal(10, 1)
 BAD = {
     "steps zero": ({"steps": 0}, ValueError, "steps must be >= 1, got 0"),
@@ -728,7 +744,12 @@ BAD = {
     "ema above": ({"ema": 1.5}, ValueError, "ema must be"),
     "weight_decay": ({"weight_decay": -1.0}, ValueError, "weight_decay must be"),
     "keep": ({"keep": 0}, ValueError, "keep must be >= 1"),
-    "resume alone": ({"resume": True}, ValueError, "resume needs out="),
+    "process": (
+        {"model": small(Tabled(ROWS))},
+        TypeError,
+        "fields of the process must be JSON: .*Tensor",
+    ),
+    "resume alone": ({"resume": True, "out": None}, ValueError, "resume needs out="),
     "checkpoint_every": ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be >= 1"),
     "seed negative": ({"seed": -1}, ValueError, "seed must be >= 0"),
     "seed float": ({"seed": 1.5}, TypeError, "seed must be an integer"),
@@ -744,7 +765,7 @@ BAD = {
     ),
     "data 0-d": ({"data": torch.tensor(1.0)}, ValueError, r"data must hold samples"),
     "data list": ({"data": [1.0, 2.0]}, TypeError, "data must be a tensor, a Dataset or have"),
-    "data numpy": ({"data": ROWS.numpy()}, TypeError, "got ndarray"),
+    "data numpy int": ({"data": ROWS.int().numpy()}, TypeError, "scale it to float"),
     "source int": ({"data": Source(torch.ones(1, 1).int())}, TypeError, "scale it to float"),
     "source NaN": ({"data": Source(ROWS * math.inf)}, ValueError, "data has 10 NaN or infinite"),
     "source other": ({"data": Source("x")}, TypeError, "data must be a torch.Tensor, got str"),
@@ -799,3 +820,11 @@ def test_unwritable_folder_fails_before_the_first_step(tmp_path):
         quiet(small(), ROWS, steps=2, out=tmp_path / "file", callback=lambda *_: calls.append(1))
     assert not calls
     assert os.path.getsize(tmp_path / "file") == 0  # noqa: PTH202
+
+
+def test_an_array_is_the_tensor_it_holds():
+    runs = [
+        sk.train(small(), data, steps=4, batch=8, progress=False).losses
+        for data in (ROWS, ROWS.numpy())
+    ]
+    assert torch.equal(*runs)

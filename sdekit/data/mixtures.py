@@ -278,7 +278,10 @@ class GaussianMixture:
     def _tail(self, x: Tensor, sign: float) -> Tensor:
         self._require_1d("cdf")
         x = torch.as_tensor(x, dtype=torch.float64)
-        z = (x[..., None] - self.means[:, 0]) / self.variances[:, 0].sqrt()
+        away = x[..., None] - self.means[:, 0]
+        # An atom has all its mass at its mean: P(X <= m) = 1, P(X > m) = 0.
+        z = torch.where(away == 0, sign * math.inf, away / self.variances[:, 0].sqrt())
+        z = torch.where((away == 0) & (self.variances[:, 0] > 0), 0.0, z)
         # torch.special.ndtr is 1 + erf and loses the tail
         return 0.5 * (self.weights * torch.special.erfc(-sign * z / math.sqrt(2))).sum(-1)
 

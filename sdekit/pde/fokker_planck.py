@@ -51,6 +51,10 @@ class Solution:
     times: np.ndarray
     steps: int
 
+    def __repr__(self) -> str:
+        times, cells = self.density.shape
+        return f"Solution({times} times, {cells} cells, {self.steps} steps)"
+
     @property
     def centers(self) -> np.ndarray:
         """Midpoints of the cells, shape (cells,)."""

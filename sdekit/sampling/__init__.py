@@ -1,14 +1,18 @@
 """Samplers, their grids, and the front door `sample`; public as `sdekit.samplers`."""
 
+from sdekit.sampling.edm import EDMHeun
 from sdekit.sampling.flow_ode import FlowODE, ProbabilityFlow
 from sdekit.sampling.front_door import Samples, sample
 from sdekit.sampling.grids import GRIDS, Angle, Karras, LogSNR, Power, TimeGrid
+from sdekit.sampling.multistep import DPMSolverPP, ExponentialAB
 from sdekit.sampling.one_step import DDIM, Ancestral, EulerMaruyama
 from sdekit.sampling.plan import Plan, Row
 from sdekit.sampling.predictor_corrector import PredictorCorrector
 from sdekit.sampling.reverse_sde import ReverseSDE, TorchSDE
 from sdekit.sampling.sampler import PlanSampler, Sampler
+from sdekit.sampling.single_step import DPMSolver, SigmaRungeKutta
 from sdekit.sampling.tape import Form, Tape
+from sdekit.sampling.unipc import UniPC
 
 #: The default instance of every sampler; tests, `compare` and the documentation iterate over it.
 ALL: tuple[Sampler, ...] = (
@@ -18,6 +22,14 @@ ALL: tuple[Sampler, ...] = (
     DDIM(),
     DDIM(eta=1.0),
     PredictorCorrector(),
+    ExponentialAB(),
+    DPMSolverPP(),
+    DPMSolverPP(tau=1.0),
+    UniPC(),
+    EDMHeun(),
+    DPMSolver(),
+    DPMSolver(order=3),
+    SigmaRungeKutta(),
     FlowODE(),
     TorchSDE(),
 )
@@ -28,7 +40,11 @@ __all__ = [
     "GRIDS",
     "Ancestral",
     "Angle",
+    "DPMSolver",
+    "DPMSolverPP",
+    "EDMHeun",
     "EulerMaruyama",
+    "ExponentialAB",
     "FlowODE",
     "Form",
     "Karras",
@@ -42,8 +58,10 @@ __all__ = [
     "Row",
     "Sampler",
     "Samples",
+    "SigmaRungeKutta",
     "Tape",
     "TimeGrid",
     "TorchSDE",
+    "UniPC",
     "sample",
 ]

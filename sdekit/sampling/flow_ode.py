@@ -1,6 +1,7 @@
 """The probability flow through torchdiffeq: dx/dt = f x - g^2 score / 2, from noise to data."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,10 @@ ADAPTIVE = {"dopri5": 5, "dopri8": 8, "bosh3": 3, "fehlberg2": 2, "adaptive_heun
 
 
 class ProbabilityFlow(nn.Module):
-    """The flow's velocity as torchdiffeq wants it: `odeint(ProbabilityFlow(model), x, times)`.
+    """The flow's velocity as torchdiffeq wants it.
+
+    `odeint(flow, x, times, method="dopri5", options=flow.options(times))`: without the options an adaptive
+    method probes far outside the range of times. Fixed-step methods need none.
 
     The ODE has the marginals of the SDE (Song et al. 2021, eq. 13). Times may run either way inside
     [t_min, t_max]; states are (n, *event).
@@ -40,6 +44,12 @@ class ProbabilityFlow(nn.Module):
         """dx/dt at time t, in the shape of x."""
         # torchdiffeq hands times over in the dtype of x: an end may come back half an ulp outside
         return self.denoiser.velocity(x, self.denoiser.process.snap(float(t), x.dtype))
+
+    @staticmethod
+    def options(times: Tensor) -> dict[str, Any]:
+        """What keeps an adaptive method inside the range of times: its first step and its end."""
+        span = abs(float(times[0]) - float(times[-1]))
+        return {"step_t": times[-1:], "first_step": 1e-2 * span}
 
 
 @dataclass(frozen=True)
@@ -98,10 +108,7 @@ class FlowODE(Sampler):
         from torchdiffeq import odeint
 
         clock = torch.tensor(nodes, dtype=torch.float64, device=x.device)
-        options: dict[str, object] = {}
-        if self.method in ADAPTIVE:
-            # Without these the solver probes far outside [t_end, t_start] and steps past the end.
-            options = {"step_t": clock[-1:], "first_step": 1e-2 * (nodes[0] - nodes[-1])}
+        options = flow.options(clock) if self.method in ADAPTIVE else {}
         try:
             states = odeint(
                 flow,

@@ -48,6 +48,10 @@ class Samples:
     plan: Plan | None = None
     trajectory: Tensor | None = None
 
+    def __repr__(self) -> str:
+        plan = self.plan.name if self.plan else "no plan"
+        return f"Samples(x={tuple(self.x.shape)}, nfe={self.nfe}, seed={self.seed}, {plan})"
+
 
 def sample(
     denoiser: Denoiser,
@@ -80,7 +84,7 @@ def sample(
         grid: None (the sampler's own), a name ("uniform", "quadratic", "cubic", "karras", "log-snr",
             "angle"), a `TimeGrid`, or the N + 1 decreasing times themselves.
         t_start: where to start, t_max of the process if not given; lower needs `x_init`.
-        t_end: where to stop, 1e-3 T if not given; 0 ends with E[x_0 | x].
+        t_end: where to stop, 1e-3 T if not given; 0 (plans only) ends with E[x_0 | x] where sigma(0) = 0.
         final: "none" stops at t_end; "mean" drops the noise of the last step; "data" ends with E[x_0 | x] at
             t_end, one more call.
         x_init: starting states (n, *event) in place of draws from the prior; not modified.

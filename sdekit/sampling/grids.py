@@ -28,20 +28,24 @@ class TimeGrid(ABC):
         """The time at which the clock has this reading."""
 
     def times(self, process: Process, steps: int, t_start: float, t_end: float) -> list[float]:
-        """N + 1 strictly decreasing times, the first t_start, the last t_end."""
+        """N + 1 strictly decreasing times, the first t_start, the last t_end.
+
+        An end where the clock is infinite (alpha = 0 or sigma = 0) takes one step: the grid is uniform from
+        t_max, or down to t_min, and the step between there and the end is the plan's own.
+        """
         steps = check_integer("steps", steps, 1)
         t_start = check_number("t_start", t_start, 0, process.horizon, open_low=True)
         t_end = check_number("t_end", t_end, 0, t_start, open_high=True)
-        if steps == 1:
-            return [t_start, t_end]
-        first, last = self.clock(process, t_start), self.clock(process, t_end)
-        if not (math.isfinite(first) and math.isfinite(last)):
-            raise ValueError(
-                f"{self!r} needs a finite clock at both ends, and t_end = {t_end:g}, t_start = {t_start:g} "
-                "give an infinite one; move the end inside [t_min, t_max] or use another grid"
-            )
-        inner = [self.time(process, first + (last - first) * i / steps) for i in range(1, steps)]
-        return check_times([t_start, *inner, t_end], process)
+        finite = [math.isfinite(self.clock(process, t)) for t in (t_start, t_end)]
+        start = t_start if finite[0] else process.t_max
+        end = t_end if finite[1] else process.t_min
+        count = steps - finite.count(False)
+        if count < 1:  # no room between two infinite ends
+            return [t_start, *[start] * (steps - 1), t_end]
+        first, last = self.clock(process, start), self.clock(process, end)
+        inner = [self.time(process, first + (last - first) * i / count) for i in range(1, count)]
+        head, tail = ([] if ok else [t] for ok, t in zip(finite, (t_start, t_end), strict=True))
+        return check_times([*head, start, *inner, end, *tail], process)
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,19 @@ from sdekit.sampling.tape import Form, Tape
 class PredictorCorrector(PlanSampler):
     """Any one-step rule, then Langevin steps x + e score + sqrt(2 e) z.  Song et al. 2021, algorithms 2-5.
 
-    The step is e = 2 r^2 Var(x_t) with Var(x_t) = alpha^2 data_std^2 + sigma^2: a number, so this is a plan.
-    On N(0, v) data the correction leaves the variance at v / (1 - r^2): a fixed r has an irreducible relative
-    bias of r^2 / (1 - r^2), 2.6 % at 0.16, however many steps are taken.
+    The step is e = 2 r^2 v with v = alpha^2 data_std^2 + sigma^2: a number, so this is a plan. Where the law
+    of x_t is a bell of variance v the correction leaves it at v / (1 - r^2): a fixed r has an irreducible
+    relative bias of r^2 / (1 - r^2), 2.6 % at 0.16, however many steps are taken.
+
+    `data_std` is the scale of the *finest* structure of the data. Where a bell of variance u is narrower than
+    v the bias grows to q / (1 - q) with q = r^2 v / u, and from q = 1 on the correction diverges: the default
+    1.0 is right for one broad bell, 0.1 for a curve of width 0.1.
 
     Args:
         predictor: a plan sampler, run one interval at a time.
         r: the "signal-to-noise ratio" of the corrector, in (0, 1).
         corrections: Langevin steps after each predictor step.
-        data_std: standard deviation of the data.
+        data_std: standard deviation of the narrowest part of the data.
         norm: None for the step above. "sample" or "batch" give the published step
             e = 2 a (r |z| / |score|)^2, a = alpha_s^2 / alpha_t^2, from norms of each sample or from their
             batch averages. Neither is affine. The first has an infinite mean in 1-D and 2-D; the second

@@ -37,6 +37,8 @@ class Batches:
         self.batch, self.seed, self.like = batch, seed, like
         if isinstance(data, Dataset):
             data = _stacked(data)
+        if not isinstance(data, Tensor) and hasattr(data, "__array__"):
+            data = torch.as_tensor(data)
         if not isinstance(data, (Tensor, Source)):
             raise TypeError(
                 f"data must be a tensor, a Dataset or have .sample(n, generator=), got {type(data).__name__}"

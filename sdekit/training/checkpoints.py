@@ -1,6 +1,7 @@
 """Checkpoints of a training run: one safetensors file each, atomic, checked, resumed bit for bit."""
 
 import contextlib
+import json
 import re
 import warnings
 from dataclasses import dataclass
@@ -41,9 +42,8 @@ class TrainingState:
             tensors |= {prefix + k: v for k, v in module.state_dict().items()}
         for i, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{k}": v for k, v in slots.items()}
-        header = {"step": self.step, "config": self.config, **self._description()}
         path = folder / f"step-{self.step:08d}.safetensors"
-        storage.save_tensors(path, tensors, header)
+        storage.save_tensors(path, tensors, self._header())
         # A damaged later one, after falling back, must not count as a checkpoint that is kept.
         for old in [p for p in checkpoints(folder) if p.name <= path.name][:-keep]:
             old.unlink()
@@ -70,7 +70,7 @@ class TrainingState:
 
     def _restore(self, path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
         """Continue from what a checkpoint holds."""
-        was, now = (_settings(h) for h in (header, {"config": self.config, **self._description()}))
+        was, now = (_settings(h) for h in (header, self._header()))
         changed = {k: (was.get(k), v) for k, v in now.items() if was.get(k) != v}
         if changed:
             told = ", ".join(f"{k} was {old!r}, now {new!r}" for k, (old, new) in changed.items())
@@ -81,12 +81,21 @@ class TrainingState:
         torch.set_rng_state(tensors["rng"])
         self.step, self.losses = int(header["step"]), tensors["losses"].tolist()
 
-    def _description(self) -> dict[str, Any]:
-        """What `NetworkDenoiser.load` reads of a checkpoint's header."""
-        average = self.average.module
-        if not isinstance(average, NetworkDenoiser):
-            return {}
-        return {"model": describe(average), "weights_prefix": "ema.module.network."}
+    def check_describable(self) -> None:
+        """Raise now what the first checkpoint would raise."""
+        try:
+            json.dumps(self._header())
+        except TypeError as error:
+            raise TypeError(
+                f"the network's config and the fields of the process must be JSON: {error}"
+            ) from None
+
+    def _header(self) -> dict[str, Any]:
+        """All but the tensors; with what `NetworkDenoiser.load` asks for."""
+        header, average = {"step": self.step, "config": self.config}, self.average.module
+        if isinstance(average, NetworkDenoiser):
+            header |= {"model": describe(average), "weights_prefix": "ema.module.network."}
+        return header
 
     def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
         """Moments in the memory layout of their parameters: a fused step walks both as flat arrays."""

@@ -60,6 +60,12 @@ class TrainResult:
     seconds: float
     checkpoint: Path | None
 
+    def __repr__(self) -> str:
+        steps, last = len(self.losses), self.losses[-100:].mean().item()
+        return (
+            f"TrainResult({steps} steps, {self.seconds:.1f} s, loss {last:.4f}, {self.checkpoint})"
+        )
+
 
 def fit(
     model: Denoiser,
@@ -134,9 +140,9 @@ def train(
 
     Args:
         model: a `NetworkDenoiser`, `EDMPrecondition` or other `Denoiser` that is a module; trained in place.
-        data: samples (N, *event), a `Dataset` of samples (held in memory), or anything with
-            `.sample(n, generator=)`, from which every step draws afresh.
-        steps: optimiser steps in total, also when resuming.
+        data: samples (N, *event) as a tensor or an array, a `Dataset` of samples (held in memory), or
+            anything with `.sample(n, generator=)`, from which every step draws afresh.
+        steps: optimiser steps in total; a resumed run must have the same, with the cosine schedule.
         out: folder of the run: checkpoints/ and losses.json. None keeps nothing.
         cond: conditions (N, ...), one row a sample of `data`.
         seed: of everything random in the run.
@@ -331,6 +337,7 @@ def _prepare(folder: Path, state: TrainingState, resume: bool) -> Path | None:
     """The folder of the run, and its newest checkpoint restored if wanted."""
     if not resume and checkpoints(folder):
         raise ValueError(f"{folder.parent} already holds a run; give resume=True or another out=")
+    state.check_describable()
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     return state.restore_newest(folder) if resume else None

@@ -38,8 +38,8 @@ class Budget:
         seeds: runs behind the headline W1.
     """
 
-    steps_1d: int = 3_000
-    steps_2d: int = 3_000
+    steps_1d: int = 5_000
+    steps_2d: int = 5_000
     steps_images: int = 1_600
     counts: tuple[int, ...] = (5, 10, 20, 50, 100)
     n: int = 10_000

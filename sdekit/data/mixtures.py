@@ -21,8 +21,8 @@ from sdekit.processes import Process
 
 Values = Tensor | float | Iterable[Any]
 
-#: Elements of the (samples, components) block worked on at once: it stays in the cache.
-_BLOCK = 1 << 17
+#: Bytes of the (samples, components) block worked on at once: it stays in the cache.
+_BLOCK = 1 << 19
 #: Up to this dimension the principal axes are walked one by one.
 _THIN = 8
 
@@ -266,7 +266,8 @@ class GaussianMixture:
     ) -> Tensor:
         """`function` of the mixture at (alpha, sigma) and the points, a cache-sized block at a time."""
         flat = self._flat(x)
-        rows = max(1, _BLOCK // (len(self.means) * (1 if self.dim <= _THIN else self.dim)))
+        width = len(self.means) * (1 if self.dim <= _THIN else self.dim)
+        rows = max(1, _BLOCK // (width * flat.element_size()))
         if isinstance(alpha, Tensor) and alpha.ndim:
             times = zip(alpha.split(rows), torch.as_tensor(sigma).split(rows), strict=True)
             laws = (_Diffused(self, a, s, flat) for a, s in times)

@@ -54,7 +54,7 @@ def by_hand(plan: sk.samplers.Plan, n: int) -> Callable[[], Tensor]:
 
 def compiled(plan: sk.samplers.Plan, model: sk.Denoiser, n: int) -> Callable[[], Tensor]:
     """The rows on an engine, compiled beforehand."""
-    program = CompiledPlan(plan, model)
+    program = CompiledPlan(plan, model.prediction)
 
     def run() -> Tensor:
         normals = BlockNormals(0, 0, n, (2,), torch.float32, CPU)
@@ -89,7 +89,7 @@ def main() -> None:
     print(f"{'sampler':16} {'n':>5} {'hand':>8} {'compiled':>9} {'sample':>8}   us a step; ratios")
     for sampler in SAMPLERS:
         plan = sampler.plan(model.process, sampler.grid.times(model.process, STEPS, 1.0, 1e-3))
-        native = plan.native(model)
+        native = plan.native(model.prediction)
         for n in BATCHES:
             runs = [by_hand(native, n), compiled(plan, model, n), front_door(sampler, model, n)]
             hand, rows, front = medians(runs)

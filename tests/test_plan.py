@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -58,7 +59,7 @@ def interpret(
 def run(plan: Plan, denoiser: sk.Denoiser, x: Tensor, normal: Callable[[int], Tensor]) -> Tensor:
     """The compiled rows."""
     engine = Engine(denoiser, normal)  # type: ignore[arg-type]
-    out = CompiledPlan(plan, denoiser)(engine, x.clone())
+    out = CompiledPlan(plan, denoiser.prediction)(engine, x.clone())
     assert engine.nfe == plan.nfe
     return out
 
@@ -150,7 +151,7 @@ def test_the_law_of_any_plan_is_its_impulse_response(plan: Plan) -> None:
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(plan=plans(), kind=st.sampled_from(KINDS))
 def test_working_the_model_in_costs_no_call_and_no_register(plan: Plan, kind: str) -> None:
-    native = plan.native(Bent(VP, kind))
+    native = plan.native(kind)
     assert native.nfe == plan.nfe
     assert native.registers <= plan.registers
     assert [row.z for row in native.rows] == [row.z for row in plan.rows]
@@ -161,8 +162,8 @@ def test_working_the_model_in_costs_no_call_and_no_register(plan: Plan, kind: st
 @given(plan=plans())
 def test_slots_are_few(plan: Plan) -> None:
     denoiser = Bent(VP, "data")
-    compiled = CompiledPlan(plan, denoiser)
-    assert compiled._slots <= plan.native(denoiser).registers
+    compiled = CompiledPlan(plan, denoiser.prediction)
+    assert compiled._slots <= plan.native(denoiser.prediction).registers
 
 
 # --------------------------------------------------------------------------------- plans of samplers
@@ -202,13 +203,13 @@ def test_one_step_samplers_hold_a_state_and_a_prediction(
     assert plan.registers == registers
     for kind in KINDS:
         denoiser = Bent(VP, kind)
-        assert plan.native(denoiser).registers == registers
-        assert CompiledPlan(plan, denoiser)._slots == registers
+        assert plan.native(denoiser.prediction).registers == registers
+        assert CompiledPlan(plan, denoiser.prediction)._slots == registers
 
 
 def test_one_compilation_serves_both_precisions() -> None:
     denoiser = Bent(VP, "data")
-    program = CompiledPlan(sk.samplers.DDIM().plan(VP, [1.0, 0.6, 0.3, 0.1]), denoiser)
+    program = CompiledPlan(sk.samplers.DDIM().plan(VP, [1.0, 0.6, 0.3, 0.1]), denoiser.prediction)
     x = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
     single, double, again = (
         program(Engine(denoiser, None), x.to(dtype, copy=True))  # type: ignore[arg-type]
@@ -430,4 +431,38 @@ def test_a_plan_needs_a_known_final() -> None:
 def test_a_model_that_knows_nothing_of_the_data_cannot_start_from_pure_noise(kind: str) -> None:
     plan = sk.samplers.DDIM().plan(sk.Interpolant(), [1.0, 0.5, 0.1])
     with pytest.raises(ValueError, match=r"alpha = 0.*use a data or v prediction"):
-        plan.native(Bent(sk.Interpolant(), kind))
+        plan.native(kind)
+
+
+def test_compiled_plans_are_kept_for_what_cannot_change():
+    times = [1.0, 0.5, 0.1]
+    model = sk.data.two_mode().denoiser(VP)
+    one, two = (sk.samplers.DDIM().program(model, times, "none") for _ in range(2))
+    assert one is two
+    assert sk.samplers.DDIM(0.5).program(model, times, "none") is not one
+    assert sk.samplers.DDIM().program(model, times, "data") is not one
+    assert sk.samplers.DDIM().program(model, [1.0, 0.4, 0.1], "none") is not one
+    other = sk.data.two_mode().denoiser(sk.VP(0.1, 5.0))
+    assert sk.samplers.DDIM().program(other, times, "none") is not one
+
+    class Mutable(sk.Process):
+        rate = 1.0
+
+        def _alpha(self, t):
+            return 1.0 + 0 * t
+
+        def _sigma(self, t):
+            return self.rate * t
+
+    process = Mutable()
+    model = sk.data.two_mode().denoiser(process)
+    first = sk.samplers.DDIM().program(model, times, "none")
+    process.rate = 2.0
+    assert sk.samplers.DDIM().program(model, times, "none") is not first
+
+    @dataclass(frozen=True)
+    class Unhashable(Mutable):
+        betas: list[float]
+
+    model = sk.data.two_mode().denoiser(Unhashable([1.0]))
+    assert sk.samplers.DDIM().program(model, times, "none").plan.nfe == 2

@@ -98,9 +98,9 @@ class CompiledPlan:
     Registers become slots by liveness, and a dying state is updated in place (not where gradients flow).
     """
 
-    def __init__(self, plan: Plan, denoiser: Denoiser) -> None:
+    def __init__(self, plan: Plan, prediction: str) -> None:
         self.plan = plan
-        self._steps, self._slots = _resolve(plan.native(denoiser))
+        self._steps, self._slots = _resolve(plan.native(prediction))
         self._by_dtype: dict[torch.dtype, tuple[Tensor, ...]] = {}
 
     def __call__(self, engine: Engine, x: Tensor) -> Tensor:

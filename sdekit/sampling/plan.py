@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from sdekit.denoisers import Denoiser, conversion
+from sdekit.denoisers import conversion
 from sdekit.errors import check_choice
 from sdekit.processes import Process
 
@@ -113,7 +113,7 @@ class Plan:
             lines.append(f"t={row.t:<10.6g}{node:>6} x{k} = {made}{read}")
         return "\n".join(lines)
 
-    def native(self, denoiser: Denoiser) -> "Plan":
+    def native(self, prediction: str) -> "Plan":
         """The same plan on the model's own output: E[x_0 | x] = a x + b output is worked into the weights.
 
         The part in x of a reading moves into the rows that use it wherever that costs no register, so the
@@ -123,7 +123,7 @@ class Plan:
         for j, row in enumerate(self.rows):
             if row.read is None:
                 continue
-            a, b = conversion(denoiser.process, denoiser.prediction, "data", row.t)
+            a, b = conversion(self.process, prediction, "data", row.t)
             on_x, on_output = float(row.read[0] + row.read[1] * a), float(row.read[1] * b)
             if self.last_use.get(("p", j), -1) > max(self.last_use.get(("x", j), -1), j + 1):
                 rows[j] = replace(rows[j], read=(on_x, on_output))

@@ -80,7 +80,8 @@ class PredictorCorrector(PlanSampler):
         check_choice("final", final, FINAL)
         process, steps = denoiser.process, len(times) - 1
         moves = [
-            CompiledPlan(self.predictor.plan(process, pair), denoiser) for pair in pairwise(times)
+            CompiledPlan(self.predictor.plan(process, pair), denoiser.prediction)
+            for pair in pairwise(times)
         ]
 
         def program(engine: Engine, x: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ To add one: subclass `PlanSampler`, write the paper's formula in `write`, state 
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import is_dataclass
+from functools import lru_cache
 
 from torch import Tensor
 
@@ -80,4 +82,27 @@ class PlanSampler(Sampler):
 
     def program(self, denoiser: Denoiser, times: list[float], final: str) -> Program:
         """The plan on the model's own output, compiled."""
-        return CompiledPlan(self.plan(denoiser.process, times, final=final), denoiser)
+        return _compiled(self, denoiser.process, tuple(times), final, denoiser.prediction)
+
+
+def _compiled(
+    sampler: PlanSampler, process: Process, times: tuple[float, ...], final: str, prediction: str
+) -> CompiledPlan:
+    """The compiled plan; kept where nothing can change, since writing it outweighs a small run."""
+    frozen = all(
+        is_dataclass(part) and part.__dataclass_params__.frozen  # type: ignore[attr-defined]
+        for part in (sampler, process)
+    )
+    try:
+        hash((sampler, process))
+    except TypeError:
+        frozen = False
+    make = _kept if frozen else _kept.__wrapped__
+    return make(sampler, process, times, final, prediction)
+
+
+@lru_cache(maxsize=32)
+def _kept(
+    sampler: PlanSampler, process: Process, times: tuple[float, ...], final: str, prediction: str
+) -> CompiledPlan:
+    return CompiledPlan(sampler.plan(process, times, final=final), prediction)

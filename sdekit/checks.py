@@ -11,6 +11,7 @@ from sdekit.data.mixtures import GaussianMixture
 from sdekit.data.targets import two_mode
 from sdekit.errors import check_integer
 from sdekit.pde import Solution, solve_fokker_planck
+from sdekit.pde.arguments import cell_averages
 from sdekit.processes import VP, Heat, Process
 from sdekit.sampling import ALL, PlanSampler, sample
 
@@ -27,7 +28,7 @@ class Run:
         """L1 distance between the cell averages and the exact ones, at each time."""
         edges = torch.from_numpy(self.solution.edges)
         h = float(edges[1] - edges[0])
-        exact = [_averages(law, edges) for law in self.laws]
+        exact = [torch.from_numpy(cell_averages(law, self.solution.edges)[0]) for law in self.laws]
         found = torch.from_numpy(self.solution.density)
         return [h * (a - b).abs().sum().item() for a, b in zip(found, exact, strict=True)]
 
@@ -83,12 +84,6 @@ def fokker_planck_check(
             for t, l1, mass, least in found
         ]
     return FokkerPlanckCheck(tuple(runs), rows)
-
-
-def _averages(law: GaussianMixture, edges: torch.Tensor) -> torch.Tensor:
-    below, above = law.cdf(edges), law.survival(edges)
-    mass = torch.where(below[1:] < 0.5, below.diff(), -above.diff())
-    return mass / edges.diff()
 
 
 def law_check(

@@ -95,3 +95,13 @@ def check_seed(seed: Any, generator: Any = None) -> int | None:
     if number >= 2**63:
         raise ValueError(f"seed must be below 2**63, got {seed}")
     return number
+
+
+def generator_of(seed: Any, generator: Any = None) -> torch.Generator:
+    """The generator given, or one of the seed; a fresh unseeded one if neither is given."""
+    number = check_seed(seed, generator)
+    if generator is not None:
+        return generator
+    own = torch.Generator()
+    _ = own.seed() if number is None else own.manual_seed(number)
+    return own

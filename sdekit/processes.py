@@ -36,7 +36,7 @@ from sdekit.elementary import (
     softplus,
     sqrt,
 )
-from sdekit.errors import check_integer, check_number
+from sdekit.errors import check_integer, check_number, generator_of
 from sdekit.schedules import Angle, Cosine, Linear, Schedule, Tabulated
 
 
@@ -70,10 +70,7 @@ class GaussianPrior:
         dtype: torch.dtype | None = None,
     ) -> Tensor:
         """A draw of the given shape; a fresh unseeded generator if none is given."""
-        if generator is None:
-            generator = torch.Generator()
-            generator.seed()
-        return self.std * torch.randn(shape, generator=generator, dtype=dtype)
+        return self.std * torch.randn(shape, generator=generator_of(None, generator), dtype=dtype)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density of each row of x (n, *event), in nats: shape (n,)."""
@@ -260,6 +257,10 @@ class Process(ABC):
         """The process at one time, in floats."""
         t = float(t)
         return Node(t, float(self.alpha(t)), float(self.sigma(t)), index)
+
+    def node_at_log_snr(self, value: float) -> Node:
+        """The process at the time where log_snr has this value, in floats."""
+        return self.node(float(self.time_at_log_snr(value)))
 
     def check_readable(self, t: Number) -> None:
         """Raise unless t lies in [t_min, t_max], or is T where alpha(T) = 0."""

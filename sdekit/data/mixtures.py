@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sdekit.denoisers import Denoiser
 from sdekit.elementary import Number
-from sdekit.errors import check_integer, check_number, check_seed
+from sdekit.errors import check_integer, check_number, generator_of
 from sdekit.processes import Process
 
 Values = Tensor | float | Iterable[Any]
@@ -152,10 +152,7 @@ class GaussianMixture:
         dtype: torch.dtype = torch.float64,
     ) -> Tensor:
         """`n` independent points, (n, d); from a fresh unseeded generator if neither is given."""
-        n, seed = check_integer("n", n, 0), check_seed(seed, generator)
-        if generator is None:
-            generator = torch.Generator()
-            _ = generator.seed() if seed is None else generator.manual_seed(seed)
+        n, generator = check_integer("n", n, 0), generator_of(seed, generator)
         k = torch.multinomial(self.weights, max(n, 1), replacement=True, generator=generator)[:n]
         z = torch.randn(n, self.dim, generator=generator, dtype=torch.float64)
         z = z * self.variances.sqrt()[k]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdekit.errors import check_integer, check_number, check_seed
+from sdekit.errors import check_integer, check_number, generator_of
 
 
 class Toy(ABC):
@@ -37,7 +37,7 @@ class Toy(ABC):
         check_integer("n", n, 0)
         if not dtype.is_floating_point:
             raise TypeError(f"dtype must be a floating-point type, got {dtype}")
-        points = self._points(n, _generator(seed, generator))
+        points = self._points(n, generator_of(seed, generator))
         (x, y), (a, b) = self.raw_mean, self.raw_std
         points = torch.stack([(points.real - x) / a, (points.imag - y) / b], dim=-1)
         return points.to(dtype)
@@ -177,18 +177,6 @@ def _power_wave(k: int, rate: float, low: float, high: float) -> complex:
     """The integral of s^k exp(i rate s) from low to high, by parts."""
     ends = high**k * cmath.exp(1j * rate * high) - low**k * cmath.exp(1j * rate * low)
     return (ends - (k * _power_wave(k - 1, rate, low, high) if k else 0)) / (1j * rate)
-
-
-def _generator(seed: int | None, generator: torch.Generator | None) -> torch.Generator:
-    seed = check_seed(seed, generator)
-    if generator is not None:
-        return generator
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(seed)
-    return generator
 
 
 def _uniform(n: int, generator: torch.Generator) -> Tensor:

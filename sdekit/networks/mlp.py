@@ -27,6 +27,9 @@ class MLP(nn.Module):
         time_scale: multiplies t; 1 suits times in [0, 1], 1e-3 labels up to 1,000, 0.05 a log-SNR.
     """
 
+    #: A time of shape (1,) is embedded once for the whole batch.
+    broadcasts_time = True
+
     def __init__(
         self,
         dim: int,

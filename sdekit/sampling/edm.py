@@ -71,4 +71,4 @@ class EDMHeun(PlanSampler):
         outside = s.rho < self.low or (self.high is not None and s.rho > self.high)
         if outside or rho <= s.rho * (1 + 1e-12):
             return s
-        return process.node(float(process.time_at_log_snr(-2 * log(rho))))
+        return process.node_at_log_snr(-2 * log(rho))

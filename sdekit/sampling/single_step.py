@@ -51,12 +51,12 @@ class DPMSolver(PlanSampler):
         for s, t in pairwise(nodes):
             h, noise = t.half_log_snr - s.half_log_snr, tape.noise(x, s)
             r = 1 / 2 if self.order == 2 else 1 / 3
-            u = _between(process, s, r * h)
+            u = process.node_at_log_snr(2 * (s.half_log_snr + r * h))
             first = u.alpha / s.alpha * x - u.sigma * expm1(r * h) * noise
             change = tape.noise(first, u) - noise
             if self.order == 3:
                 q = 2 / 3
-                v = _between(process, s, q * h)
+                v = process.node_at_log_snr(2 * (s.half_log_snr + q * h))
                 second = v.alpha / s.alpha * x - v.sigma * expm1(q * h) * noise
                 second = second - v.sigma * (q / r) * (expm1(q * h) / (q * h) - 1) * change
                 change, r = tape.noise(second, v) - noise, q
@@ -102,7 +102,13 @@ class SigmaRungeKutta(PlanSampler):
         for s, t in pairwise(nodes):
             y, step, slopes = x / s.alpha, t.rho - s.rho, list[Form]()
             for place, row in zip(places, stages, strict=True):
-                u = s if place == 0 else t if place == 1 else _at_rho(process, s.rho + place * step)
+                u = (
+                    s
+                    if place == 0
+                    else t
+                    if place == 1
+                    else process.node_at_log_snr(-2 * log(s.rho + place * step))
+                )
                 inner = y
                 for weight, slope in zip(row, slopes, strict=True):
                     inner = inner + step * weight * slope
@@ -112,13 +118,3 @@ class SigmaRungeKutta(PlanSampler):
                 y = y + step * weight * slope
             x = tape.node(t.alpha * y, t)
         return x
-
-
-def _at_rho(process: Process, rho: float) -> Node:
-    """The process where sigma / alpha has this value."""
-    return process.node(float(process.time_at_log_snr(-2 * log(rho))))
-
-
-def _between(process: Process, s: Node, gain: float) -> Node:
-    """The process where the half log-SNR is `gain` above that of s."""
-    return process.node(float(process.time_at_log_snr(2 * (s.half_log_snr + gain))))

@@ -266,7 +266,7 @@ class Process(ABC):
         """Raise unless t lies in [t_min, t_max], or is T where alpha(T) = 0."""
         if self.t_max < self.horizon and not isinstance(t, Tensor) and t == self.horizon:
             return
-        _check_time(t, self.t_min, self.t_max, "t", repr(self))
+        _check_time(t, self.t_min, self.t_max, "t", self)
 
     def snap(self, t: float, dtype: torch.dtype) -> float:
         """t, or the end of [t_min, t_max] that it missed by rounding in `dtype`."""
@@ -288,7 +288,7 @@ class Process(ABC):
         name: str = "t",
     ) -> Any:
         """`function` at a checked time, in float64, returned in the kind and dtype of t."""
-        _check_time(t, low, self.horizon if high is None else high, name, repr(self))
+        _check_time(t, low, self.horizon if high is None else high, name, self)
         if not isinstance(t, Tensor):
             return float(function(float(t)))
         return torch.as_tensor(function(_widen(t))).to(t.dtype).expand(t.shape)
@@ -297,7 +297,7 @@ class Process(ABC):
         self, function: Callable[[Any], tuple[Number, Number]], t: Number
     ) -> tuple[Any, Any]:
         """`_evaluate` on [0, T] for two values at once."""
-        _check_time(t, 0.0, self.horizon, "t", repr(self))
+        _check_time(t, 0.0, self.horizon, "t", self)
         if not isinstance(t, Tensor):
             first, second = function(float(t))
             return float(first), float(second)
@@ -306,7 +306,7 @@ class Process(ABC):
 
     def _evaluate2(self, function: Callable[[Any, Any], Any], s: Number, t: Number) -> Any:
         for time in (s, t):
-            _check_time(time, 0.0, self.horizon, "t", repr(self))
+            _check_time(time, 0.0, self.horizon, "t", self)
         if not (isinstance(s, Tensor) or isinstance(t, Tensor)):
             return float(function(float(s), float(t)))
         given = s if isinstance(s, Tensor) else torch.as_tensor(t)
@@ -337,7 +337,7 @@ def _derivative(y: Tensor, t: Tensor) -> Tensor:
     return torch.autograd.grad(y.sum(), t, retain_graph=True)[0]
 
 
-def _check_time(t: Any, low: float, high: float, name: str, where: str) -> None:
+def _check_time(t: Any, low: float, high: float, name: str, process: Process) -> None:
     if isinstance(t, Tensor):
         if not t.is_floating_point():
             hint = "; divide a step index by N" if name == "t" else ""
@@ -350,13 +350,13 @@ def _check_time(t: Any, low: float, high: float, name: str, where: str) -> None:
         # A float32 time may round past a float64 end by half an ulp of that end.
         eps = torch.finfo(t.dtype).eps if t.dtype != torch.float64 else 0.0
         inside = first >= low - _slack(eps, low) and last <= high + _slack(eps, high)
-        given = f"[{first:g}, {last:g}]"
+        given: object = f"[{first:g}, {last:g}]"
     else:
         if isinstance(t, bool) or not isinstance(t, numbers.Real):
             raise TypeError(f"{name} must be a number or a tensor, got {t!r} ({type(t).__name__})")
-        inside, given = low <= float(t) <= high, repr(t)
+        inside, given = low <= float(t) <= high, t
     if not inside:
-        raise ValueError(f"{name} must lie in [{low:g}, {high:g}] for {where}, got {given}")
+        raise ValueError(f"{name} must lie in [{low:g}, {high:g}] for {process!r}, got {given}")
 
 
 def _slack(eps: float, end: float) -> float:

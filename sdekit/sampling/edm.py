@@ -54,8 +54,7 @@ class EDMHeun(PlanSampler):
         for s, t in pairwise(nodes):
             y, hat = x / s.alpha, self._churned(process, s, factor)
             if hat is not s:
-                clock = (s.rho**2, hat.rho**2)
-                y = y + self.noise * sqrt(hat.rho**2 - s.rho**2) * tape.normal(clock)
+                y = y + self.noise * sqrt(hat.rho**2 - s.rho**2) * tape.normal()
                 x = tape.node(hat.alpha * y, hat)
                 y = x / hat.alpha
             slope = (y - tape.data(x, hat)) / hat.rho

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from sdekit.denoisers import Denoiser, checked_output
 from sdekit.errors import NumericsError
-from sdekit.sampling.noise import BlockNormals
 from sdekit.sampling.plan import Plan, Register
 
 #: Called with (node index, time, state) at every grid node; a true return value stops the run there.
@@ -34,7 +33,7 @@ class Engine:
     def __init__(
         self,
         denoiser: Denoiser,
-        normal: BlockNormals,
+        normal: Callable[[int], Tensor],
         conditions: dict[str, Any] | None = None,
         callback: Callback | None = None,
         *,

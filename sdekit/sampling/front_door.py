@@ -19,6 +19,7 @@ from sdekit.sampling.engine import Callback, CompiledPlan, Engine, Program, Stop
 from sdekit.sampling.grids import TimeGrid, check_times, resolve_grid
 from sdekit.sampling.noise import BLOCK, SLAB, BlockNormals
 from sdekit.sampling.one_step import DDIM
+from sdekit.sampling.paths import PathNormals, shared_parts
 from sdekit.sampling.plan import Plan
 from sdekit.sampling.sampler import FINAL, Sampler
 
@@ -71,6 +72,7 @@ def sample(
     trajectory: bool = False,
     callback: Callback | None = None,
     progress: bool = False,
+    path_steps: int | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Samples:
@@ -97,6 +99,8 @@ def sample(
         callback: called as callback(index, t, x) at every grid time with the states of the running chunk; a
             true return value stops that chunk there.
         progress: show a bar.
+        path_steps: lay the noise out on the sampler's grid of so many steps, a multiple of `steps`: runs of
+            different steps then share one Brownian path, sample by sample (plans on named grids only).
         dtype: of the states; of `x_init`, else the default dtype.
         device: of the states; of `x_init`, else of the model.
 
@@ -131,11 +135,21 @@ def sample(
     dtype, device = _placement(denoiser, x_init, dtype, device)
 
     program = sampler.program(denoiser, times, final)
+    total, parts = _normals_of(program), None
+    if path_steps is not None:
+        fine = _times(sampler, process, path_steps, grid, t_start, t_end)
+        finer = sampler.program(denoiser, fine, final)
+        if not isinstance(program, CompiledPlan) or not isinstance(finer, CompiledPlan):
+            raise ValueError(f"path_steps is for plans, which {sampler!r} is not")
+        parts = shared_parts(program.plan, finer.plan)
+        total = max((number for part in parts for number, _ in part), default=-1) + 1
     bounds = [(low, min(low + chunk, n)) for low in range(0, n, chunk)]
     runs = []
     with _inference(denoiser), _bar(progress, len(bounds) * (len(times) - 1)) as bar:
         for low, high in bounds:
-            normals = BlockNormals(seed, low, high, event, dtype, device)
+            normals = BlockNormals(seed, low, high, event, dtype, device, total)
+            if parts is not None:
+                normals = PathNormals(normals, parts)
             first = None if x_init is None else x_init[low:high].to(device, dtype, copy=True)
             rows = {} if cond is None else {"cond": cond[low:high].to(device)}
             recorder = _Recorder(trajectory, callback, bar)
@@ -150,6 +164,11 @@ def sample(
         plan=program.plan if isinstance(program, CompiledPlan) else None,
         trajectory=_side_by_side(states) if trajectory else None,
     )
+
+
+def _normals_of(program: Program) -> int | None:
+    """How many normals a run draws, where that is known beforehand."""
+    return len(program.plan.normals) if isinstance(program, CompiledPlan) else None
 
 
 class _Recorder:
@@ -174,7 +193,7 @@ class _Recorder:
 def _run(
     program: Program,
     denoiser: Denoiser,
-    normals: BlockNormals,
+    normals: BlockNormals | PathNormals,
     x_init: Tensor | None,
     conditions: dict[str, Any],
     recorder: _Recorder,

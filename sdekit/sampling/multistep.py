@@ -62,7 +62,7 @@ class _Multistep(PlanSampler):
                 past, h
             )
             if self.tau:
-                z = tape.normal((s.rho**-2, t.rho**-2))
+                z = tape.normal((s.rho ** (-2 * self.tau**2), t.rho ** (-2 * self.tau**2)))
                 form = form + t.sigma * sqrt(-expm1(-2 * self.tau**2 * h)) * z
             x = tape.node(form, t)
         return x

@@ -1,7 +1,8 @@
 """Normals that belong to a sample, not to a batch.
 
 Sample i gets the same numbers alone, in any batch and in any chunk: normals come in blocks of 256 samples and
-slabs of 32 rows, each block and slab from its own generator, sample by sample (small ones a few at a time).
+slabs of up to 32 rows, each block and slab from its own generator, sample by sample (small ones a few at a
+time).
 torch fills in runs of 16, so a short block, filled to a multiple of 16, is a prefix of the full one.
 Numbers are drawn on the CPU, so they do not depend on the device either.
 """
@@ -19,7 +20,11 @@ _MASK = (1 << 32) - 1
 
 
 class BlockNormals:
-    """The unit normals of samples `first` to `last` - 1 of a run; `normals(m)` is number m, (n, *event)."""
+    """The unit normals of samples `first` to `last` - 1 of a run; `normals(m)` is number m, (n, *event).
+
+    A run that knows its `total` of normals gets slabs of equal size, so that it draws hardly more; the
+    numbers then depend on that total.
+    """
 
     def __init__(
         self,
@@ -29,8 +34,10 @@ class BlockNormals:
         event: tuple[int, ...],
         dtype: torch.dtype,
         device: torch.device,
+        total: int | None = None,
     ) -> None:
         self.first, self.last, self.event = first, last, event
+        self.slab = SLAB if not total else -(-total // -(-total // SLAB))
         self.dtype, self.device = dtype, device
         # Four rounds of a bijection keyed by the seed: no two (block, slab) of a run share a stream, and
         # runs of different seeds overlap no more than chance has it.
@@ -51,15 +58,15 @@ class BlockNormals:
 
     def __call__(self, m: int) -> Tensor:
         """Unit normal number m, (n, *event); overwritten when another slab is asked for."""
-        slab, row = divmod(m, SLAB)
+        slab, row = divmod(m, self.slab)
         if slab != self._slab:
             if slab >= _START:
-                raise ValueError(f"a run has at most {_START * SLAB} normals a sample, got {m}")
+                raise ValueError(f"a run has at most {_START * self.slab} normals a sample, got {m}")
             self._rows, self._slab = self._draw(slab), slab
         return self._rows[row]
 
     def _draw(self, slab: int) -> Tensor:
-        """(SLAB, n, *event)."""
+        """(slab, n, *event)."""
         into = self._buffers = self._buffers or _SlabBuffers(self)
         for i, (drawn, by_group, by_row) in enumerate(into.blocks):
             self._fill(drawn, i, slab)
@@ -88,15 +95,16 @@ class _SlabBuffers:
         group = 1 << max(0, 5 - (numbers - 1).bit_length())
         groups = -(-(of.last - of.first + skipped) // group)
         width, per_block = group * numbers, BLOCK // group
-        by_row = torch.empty(SLAB, groups, width, dtype=of.dtype)
-        samples = by_row.view(SLAB, groups * group, *(of.event or (1,)))
-        self.rows = samples[:, skipped : skipped + of.last - of.first].view(SLAB, -1, *of.event)
+        slab = of.slab
+        by_row = torch.empty(slab, groups, width, dtype=of.dtype)
+        samples = by_row.view(slab, groups * group, *(of.event or (1,)))
+        self.rows = samples[:, skipped : skipped + of.last - of.first].view(slab, -1, *of.event)
 
-        one = torch.empty(_padded(min(per_block, groups) * SLAB * width), dtype=of.dtype)
+        one = torch.empty(_padded(min(per_block, groups) * slab * width), dtype=of.dtype)
         #: A block at a time: where it is drawn, how it is read, where it goes.
         self.blocks: list[tuple[Tensor, Tensor, Tensor]] = []
         for part in by_row.split(per_block, 1):
-            by_group = one[: part.numel()].view(-1, SLAB, width).transpose(0, 1)
+            by_group = one[: part.numel()].view(-1, slab, width).transpose(0, 1)
             self.blocks.append((one[: _padded(part.numel())], by_group, part))
 
 

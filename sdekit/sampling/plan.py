@@ -18,6 +18,7 @@ from torch import Tensor
 from sdekit.denoisers import conversion
 from sdekit.errors import check_choice
 from sdekit.processes import Process
+from sdekit.sampling.forms import ClosedForm, Difference, closed_form, differences
 
 #: A register: state x_k or prediction P_k of row k.
 Register = tuple[str, int]
@@ -112,6 +113,18 @@ class Plan:
             node = "" if row.node is None else f" [{row.node}]"
             lines.append(f"t={row.t:<10.6g}{node:>6} x{k} = {made}{read}")
         return "\n".join(lines)
+
+    def closed_form(self) -> ClosedForm:
+        """Every state as weights on the start, the E[x_0 | x] of each call and the normals."""
+        return closed_form(self)
+
+    def diff(self, other: "Plan", tol: float = 1e-10) -> list[Difference]:
+        """Where another plan departs from this one's rule, state by state; empty if it is the same sampler.
+
+        Raises:
+            ValueError: the plans make different numbers of calls or draw different numbers of normals.
+        """
+        return differences(self, other, tol)
 
     def native(self, prediction: str) -> "Plan":
         """The same plan on the model's own output: E[x_0 | x] = a x + b output is worked into the weights.

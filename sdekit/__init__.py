@@ -11,6 +11,7 @@ from sdekit.data import ExactDenoiser, GaussianMixture
 from sdekit.ddpm import DDPM
 from sdekit.denoisers import Denoiser, EDMPrecondition, NetworkDenoiser
 from sdekit.errors import CheckpointError, NumericsError, SdekitError
+from sdekit.orders import MeasuredOrder, Problem, measure_order
 from sdekit.processes import (
     EDM,
     VE,
@@ -38,10 +39,12 @@ __all__ = [
     "GaussianMixture",
     "Heat",
     "Interpolant",
+    "MeasuredOrder",
     "NetworkDenoiser",
     "NumericsError",
     "OrnsteinUhlenbeck",
     "ProbabilityFlow",
+    "Problem",
     "Process",
     "ReverseSDE",
     "Samples",
@@ -51,6 +54,7 @@ __all__ = [
     "TrainResult",
     "compare",
     "data",
+    "measure_order",
     "metrics",
     "networks",
     "pde",

@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sdekit.data.mixtures import GaussianMixture
 from sdekit.data.targets import two_mode
+from sdekit.denoisers import Denoiser
 from sdekit.errors import check_integer
 from sdekit.pde import Solution, solve_fokker_planck
 from sdekit.pde.arguments import cell_averages
 from sdekit.processes import VP, Heat, Process
-from sdekit.sampling import ALL, PlanSampler, sample
+from sdekit.sampling import ALL, PlanSampler, Sampler, sample
+from sdekit.sampling.engine import Engine
+from sdekit.sampling.noise import BlockNormals
 
 
 @dataclass(frozen=True)
@@ -123,3 +127,71 @@ def law_check(
             }
         )
     return rows
+
+
+@dataclass(frozen=True)
+class PrecisionAudit:
+    """How far single precision is from double on the same normals.
+
+    Attributes:
+        sampler: its repr.
+        steps: of its grid.
+        worst: largest difference of any coordinate of any sample.
+        median: of the largest difference within each sample.
+        scale: root mean square of the samples in double precision.
+    """
+
+    sampler: str
+    steps: int
+    worst: float
+    median: float
+    scale: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.sampler}, {self.steps} steps: float32 is off by {self.worst:.1e} at most, "
+            f"{self.median:.1e} in the median, at a scale of {self.scale:.2g}"
+        )
+
+
+def precision_audit(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    shape: Sequence[int],
+    *,
+    steps: int = 100,
+    t_end: float | None = None,
+    seed: int = 0,
+) -> PrecisionAudit:
+    """Run a sampler in float32 and in float64 on the same starts and normals, drawn in float32.
+
+    Args:
+        denoiser: exact or trained; a network computes in its own dtype in both runs.
+        sampler: an instance.
+        shape: (n, *event).
+        steps: intervals of the sampler's own grid.
+        t_end: where to stop, 1e-3 T if not given.
+        seed: of the normals.
+    """
+    process = denoiser.process
+    steps = check_integer("steps", steps, 1)
+    end = 1e-3 * process.horizon if t_end is None else t_end
+    times = sampler.grid.times(process, steps, process.t_max, end)
+    program = sampler.program(denoiser, times, "none")
+    n, event = shape[0], tuple(shape[1:])
+
+    def run(dtype: torch.dtype) -> Tensor:
+        normals = BlockNormals(seed, 0, n, event, torch.float32, torch.device("cpu"))
+        engine = Engine(denoiser, lambda m: normals(m).to(dtype))
+        with torch.no_grad():
+            return program(engine, process.prior.std * normals.start().to(dtype)).double()
+
+    single, double = run(torch.float32), run(torch.float64)
+    off = (single - double).abs().flatten(1).amax(1)
+    return PrecisionAudit(
+        repr(sampler),
+        steps,
+        off.max().item(),
+        off.median().item(),
+        double.square().mean().sqrt().item(),
+    )

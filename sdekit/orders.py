@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ class Problem:
 
         exact = self.target.denoiser(self.process)
 
-        def velocity(t: float, y: Tensor) -> Tensor:
+        def velocity(t: float, y: Any) -> Any:
             return exact.velocity(torch.as_tensor(y).view(x.shape), t).flatten().numpy()
 
         times = (start, self.t_end)
@@ -129,7 +130,9 @@ class MeasuredOrder:
     def __str__(self) -> str:
         low, high = self.interval
         errors = ", ".join(f"{n}: {e:.3g}" for n, e in zip(self.steps, self.errors, strict=True))
-        return f"{self.sampler}: {self.kind} order {self.slope:.2f} [{low:.2f}, {high:.2f}] ({errors})"
+        return (
+            f"{self.sampler}: {self.kind} order {self.slope:.2f} [{low:.2f}, {high:.2f}] ({errors})"
+        )
 
 
 def measure_order(
@@ -183,7 +186,9 @@ def _endpoint_errors(
 ) -> list[float]:
     if sampler.stochastic or sampler.nfe_per_step is None:
         why = "draws noise" if sampler.stochastic else "chooses its own steps"
-        raise ValueError(f"kind='endpoint' is the error of a flow in fixed steps; {sampler!r} {why}")
+        raise ValueError(
+            f"kind='endpoint' is the error of a flow in fixed steps; {sampler!r} {why}"
+        )
     x, denoiser, errors = problem.starts(), problem.target.denoiser(problem.process), []
     exact = problem.endpoints(x)
     for count in counts:
@@ -205,9 +210,7 @@ def _law_errors(
     mean, law, errors = axes.T @ target.mean, target.at(process, problem.t_end), []
     exact_mean, exact = axes.T @ law.mean, torch.linalg.eigvalsh(law.covariance)
     for count in counts:
-        plan = sampler.plan(
-            process, grid.times(process, count, process.t_max, problem.t_end)
-        )
+        plan = sampler.plan(process, grid.times(process, count, process.t_max, problem.t_end))
         found_mean, found = plan.gaussian_law(mean, variances, start="exact")
         off = [(found_mean - exact_mean).abs().max(), (found / exact - 1).abs().max()]
         errors.append(float(max(off)))

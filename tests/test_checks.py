@@ -4,8 +4,9 @@ import pytest
 import torch
 from scipy import stats
 
+import sdekit as sk
 from sdekit import checks
-from sdekit.checks import fokker_planck_check, law_check
+from sdekit.checks import fokker_planck_check, law_check, precision_audit
 from sdekit.sampling import ALL, PlanSampler
 
 TIMES = (0.05, 0.1, 0.25, 0.5, 1.0)
@@ -106,3 +107,34 @@ BAD = [
 def test_bad_input_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+PLANS = [s for s in ALL if isinstance(s, PlanSampler)]
+
+
+@pytest.mark.parametrize("sampler", PLANS, ids=repr)
+@pytest.mark.parametrize("process", [sk.VP(), sk.EDM()], ids=repr)
+def test_single_precision_is_enough(process, sampler):
+    """1e-5 of the scale at 100 steps; a Langevin step multiplies the score's rounding by 2 r^2 / sigma^2."""
+    target = sk.GaussianMixture([0.3, 0.7], [-1.4, 0.6], 0.4)
+    found = precision_audit(target.denoiser(process), sampler, (200, 1))
+    factor = 1.0
+    if isinstance(sampler, sk.samplers.PredictorCorrector):
+        sigma = process.sigma(1e-3 * process.horizon)
+        factor = max(1.0, 2 * sampler.r**2 / sigma**2 / 10)
+    assert 0 < found.worst < 1e-5 * found.scale * factor
+    assert found.median <= found.worst
+    assert repr(sampler) in str(found)
+
+
+def test_the_audit_sees_lost_digits():
+    """A model that rounds to half precision on its way in single precision."""
+
+    class Coarse(sk.Denoiser):
+        process = sk.VP()
+
+        def predict(self, x, t, **conditions):
+            return x.half().float() * 0.3 if x.dtype == torch.float32 else x * 0.3
+
+    found = precision_audit(Coarse(), sk.samplers.DDIM(), (100, 2))
+    assert found.worst > 1e-5 * found.scale

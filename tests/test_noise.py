@@ -110,3 +110,18 @@ def test_normals_are_independent_of_one_another() -> None:
     for lag in (1, 2, BLOCK - 1, BLOCK, BLOCK + 1):
         a, b = columns[lag:], columns[:-lag]
         assert ((a * b).mean(0).abs() < 4 / math.sqrt(len(a))).all()
+
+
+@pytest.mark.parametrize("event", [(1,), (2,), (33,)], ids=str)
+@pytest.mark.parametrize(("total", "slab"), [(1, 1), (32, 32), (33, 17), (100, 25), (1000, 32)])
+def test_a_known_total_makes_slabs_of_equal_size(
+    total: int, slab: int, event: tuple[int, ...]
+) -> None:
+    """Windows are windows still, and no more than a slab's rounding is drawn in vain."""
+    whole = BlockNormals(3, 0, 300, event, torch.float32, CPU, total)
+    assert whole.slab == slab
+    assert -(-total // slab) * slab - total < max(1, total // 16)
+    last = drawn(whole, range(total))[-min(total, 40) :]
+    for first, end in ((0, 1), (255, 257), (5, 300)):
+        part = BlockNormals(3, first, end, event, torch.float32, CPU, total)
+        assert torch.equal(drawn(part, range(total))[-min(total, 40) :], last[:, first:end])

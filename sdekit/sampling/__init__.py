@@ -1,11 +1,14 @@
 """Samplers, their grids, and the front door `sample`; public as `sdekit.samplers`."""
 
+from sdekit.sampling.algebra import invert, sensitivity
 from sdekit.sampling.edm import EDMHeun
 from sdekit.sampling.flow_ode import FlowODE, ProbabilityFlow
 from sdekit.sampling.front_door import Samples, sample
 from sdekit.sampling.grids import GRIDS, Angle, Karras, LogSNR, Power, TimeGrid
+from sdekit.sampling.leapfrog import Leapfrog
 from sdekit.sampling.multistep import DPMSolverPP, ExponentialAB
 from sdekit.sampling.one_step import DDIM, Ancestral, EulerMaruyama
+from sdekit.sampling.parallel import ParallelInTime
 from sdekit.sampling.plan import Plan, Row
 from sdekit.sampling.predictor_corrector import PredictorCorrector
 from sdekit.sampling.reverse_sde import ReverseSDE, TorchSDE
@@ -30,6 +33,8 @@ ALL: tuple[Sampler, ...] = (
     DPMSolver(),
     DPMSolver(order=3),
     SigmaRungeKutta(),
+    Leapfrog(),
+    ParallelInTime(),
     FlowODE(),
     TorchSDE(),
 )
@@ -48,7 +53,9 @@ __all__ = [
     "FlowODE",
     "Form",
     "Karras",
+    "Leapfrog",
     "LogSNR",
+    "ParallelInTime",
     "Plan",
     "PlanSampler",
     "Power",
@@ -63,5 +70,7 @@ __all__ = [
     "TimeGrid",
     "TorchSDE",
     "UniPC",
+    "invert",
     "sample",
+    "sensitivity",
 ]

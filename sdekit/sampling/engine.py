@@ -44,10 +44,16 @@ class Engine:
         self.nfe = 0
         self._conditions, self._callback, self._check = conditions or {}, callback, check
 
-    def evaluate(self, t: float, x: Tensor) -> Tensor:
-        """The model's own output at x; counted, and checked for its shape."""
+    def evaluate(self, t: float | Tensor, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """The model's own output at x; counted, and checked for its shape.
+
+        `rows` says which samples of the chunk the rows of x are, where they are not all of them once.
+        """
         self.nfe += 1
-        out = self.denoiser.predict(x, t, **self._conditions)
+        conditions = self._conditions
+        if rows is not None:
+            conditions = {name: value[rows] for name, value in conditions.items()}
+        out = self.denoiser.predict(x, t, **conditions)
         if not isinstance(out, Tensor) or out.shape != x.shape:
             checked_output(out, x)
         if self._check:
@@ -59,13 +65,13 @@ class Engine:
         if self._callback is not None and self._callback(index, t, x.clone()):
             raise Stop(x)
 
-    def _require_finite(self, out: Tensor, t: float) -> None:
-        bad = int((~torch.isfinite(out)).flatten(1).any(1).sum())
-        if bad:
-            log_snr = self.denoiser.process.log_snr(t)
+    def _require_finite(self, out: Tensor, t: float | Tensor) -> None:
+        broken = (~torch.isfinite(out)).flatten(1).any(1)
+        if bad := int(broken.sum()):
+            first = float(t[broken][0] if isinstance(t, Tensor) and t.ndim else t)
             raise NumericsError(
-                f"the model returned NaN or infinity at call {self.nfe}, t = {float(t):.6g}, "
-                f"log_snr = {float(log_snr):.4g}, for {bad} of {len(out)} samples"
+                f"the model returned NaN or infinity at call {self.nfe}, t = {first:.6g}, "
+                f"log_snr = {self.denoiser.process.log_snr(first):.4g}, for {bad} of {len(out)} samples"
             )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sdekit.denoisers import Denoiser
 from sdekit.errors import NumericsError, check_choice, check_finite, check_integer, check_seed
 from sdekit.processes import Process
-from sdekit.sampling.engine import Callback, CompiledPlan, Engine, Program, Stop
+from sdekit.sampling.engine import Callback, Engine, Program, Stop
 from sdekit.sampling.grids import TimeGrid, check_times, resolve_grid
 from sdekit.sampling.noise import BLOCK, SLAB, BlockNormals
 from sdekit.sampling.one_step import DDIM
@@ -139,9 +139,10 @@ def sample(
     if path_steps is not None:
         fine = _times(sampler, process, path_steps, grid, t_start, t_end)
         finer = sampler.program(denoiser, fine, final)
-        if not isinstance(program, CompiledPlan) or not isinstance(finer, CompiledPlan):
+        coarse_plan, fine_plan = _plan_of(program), _plan_of(finer)
+        if coarse_plan is None or fine_plan is None:
             raise ValueError(f"path_steps is for plans, which {sampler!r} is not")
-        parts = shared_parts(program.plan, finer.plan)
+        parts = shared_parts(coarse_plan, fine_plan)
         total = max((number for part in parts for number, _ in part), default=-1) + 1
     bounds = [(low, min(low + chunk, n)) for low in range(0, n, chunk)]
     runs = []
@@ -161,14 +162,20 @@ def sample(
         nfe=max((nfe for _, nfe, _ in runs), default=0),
         times=tuple(times),
         seed=seed,
-        plan=program.plan if isinstance(program, CompiledPlan) else None,
+        plan=_plan_of(program),
         trajectory=_side_by_side(states) if trajectory else None,
     )
 
 
 def _normals_of(program: Program) -> int | None:
     """How many normals a run draws, where that is known beforehand."""
-    return len(program.plan.normals) if isinstance(program, CompiledPlan) else None
+    plan = _plan_of(program)
+    return None if plan is None else len(plan.normals)
+
+
+def _plan_of(program: Program) -> Plan | None:
+    """The plan that a program runs, if it runs one."""
+    return getattr(program, "plan", None)
 
 
 class _Recorder:

@@ -61,7 +61,9 @@ class BlockNormals:
         slab, row = divmod(m, self.slab)
         if slab != self._slab:
             if slab >= _START:
-                raise ValueError(f"a run has at most {_START * self.slab} normals a sample, got {m}")
+                raise ValueError(
+                    f"a run has at most {_START * self.slab} normals a sample, got {m}"
+                )
             self._rows, self._slab = self._draw(slab), slab
         return self._rows[row]
 

@@ -1,7 +1,7 @@
 """One Brownian path under runs of different step counts.
 
-A plan's normal that names a stretch of a clock is an increment of a Brownian motion in that clock over the
-stretch, divided by the root of its length. The increments of a fine plan, added up, are those of a coarse one:
+A plan's normal that names a stretch of a clock is the increment of a Brownian motion in that clock over it,
+divided by the root of its length. The increments of a fine plan, added up, are those of a coarse one:
 both runs then see the same path, for strong errors and for comparisons whose noise cancels.
 """
 

@@ -1,7 +1,7 @@
 """Plans in closed form, and the differences between two.
 
-Unrolled, every state of a plan is a linear combination of the start, the E[x_0 | x] of each model call and the
-normals. Two plans that make the same combinations are the same sampler, however their rows are written.
+Unrolled, every state of a plan is a linear combination of the start, the E[x_0 | x] of each model call and
+the normals. Two plans that make the same combinations are the same sampler, however their rows are written.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from sdekit.sampling.grids import GRIDS, Angle, Karras, LogSNR, Power, TimeGrid
 from sdekit.sampling.multistep import DPMSolverPP, ExponentialAB
 from sdekit.sampling.one_step import DDIM, Ancestral, EulerMaruyama
 from sdekit.sampling.plan import Plan, Row
-from sdekit.sampling.predictor_corrector import PredictorCorrector
+from sdekit.sampling.predictor_corrector import NormCorrector, PredictorCorrector
 from sdekit.sampling.reverse_sde import ReverseSDE, TorchSDE
 from sdekit.sampling.sampler import PlanSampler, Sampler
 from sdekit.sampling.single_step import DPMSolver, SigmaRungeKutta
@@ -22,6 +22,7 @@ ALL: tuple[Sampler, ...] = (
     DDIM(),
     DDIM(eta=1.0),
     PredictorCorrector(),
+    NormCorrector(norm="batch"),  # its default warns in one and two dimensions
     ExponentialAB(),
     DPMSolverPP(),
     DPMSolverPP(tau=1.0),
@@ -49,6 +50,7 @@ __all__ = [
     "Form",
     "Karras",
     "LogSNR",
+    "NormCorrector",
     "Plan",
     "PlanSampler",
     "Power",

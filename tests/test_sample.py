@@ -39,7 +39,7 @@ class Counted(sk.Denoiser):
 
     def predict(self, x: Tensor, t: Any, **conditions: Any) -> Tensor:
         assert not torch.is_grad_enabled()
-        self.times.append(float(t))
+        self.times.append(float(torch.as_tensor(t).max()))  # each sample may have its own
         self.conditions.append(conditions)
         return self.inner.predict(x, t)
 

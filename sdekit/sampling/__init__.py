@@ -1,5 +1,6 @@
 """Samplers, their grids, and the front door `sample`; public as `sdekit.samplers`."""
 
+from sdekit.sampling.adaptive import AdaptiveDPMSolver
 from sdekit.sampling.edm import EDMHeun
 from sdekit.sampling.flow_ode import FlowODE, ProbabilityFlow
 from sdekit.sampling.front_door import Samples, sample
@@ -30,6 +31,7 @@ ALL: tuple[Sampler, ...] = (
     EDMHeun(),
     DPMSolver(),
     DPMSolver(order=3),
+    AdaptiveDPMSolver(),
     SigmaRungeKutta(),
     FlowODE(),
     TorchSDE(),
@@ -39,6 +41,7 @@ __all__ = [
     "ALL",
     "DDIM",
     "GRIDS",
+    "AdaptiveDPMSolver",
     "Ancestral",
     "Angle",
     "DPMSolver",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sdekit.denoisers import Denoiser, checked_output
+from sdekit.elementary import Number
 from sdekit.errors import NumericsError
 from sdekit.sampling.noise import BlockNormals
 from sdekit.sampling.plan import Plan, Register
@@ -43,12 +44,17 @@ class Engine:
         self.denoiser, self.normal = denoiser, normal
         self.watched = callback is not None
         self.nfe = 0
+        #: What each sample cost, (n,), where they cost different amounts.
+        self.nfe_per_sample: Tensor | None = None
         self._conditions, self._callback, self._check = conditions or {}, callback, check
 
-    def evaluate(self, t: float, x: Tensor) -> Tensor:
-        """The model's own output at x; counted, and checked for its shape."""
+    def evaluate(self, t: Number, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """The model's own output at x, the samples of these rows or all; counted, its shape checked."""
         self.nfe += 1
-        out = self.denoiser.predict(x, t, **self._conditions)
+        conditions = self._conditions
+        if rows is not None:
+            conditions = {name: values[rows] for name, values in conditions.items()}
+        out = self.denoiser.predict(x, t, **conditions)
         if not isinstance(out, Tensor) or out.shape != x.shape:
             checked_output(out, x)
         if self._check:
@@ -60,8 +66,8 @@ class Engine:
         if self._callback is not None and self._callback(index, t, x.clone()):
             raise Stop(x)
 
-    def _require_finite(self, out: Tensor, t: float) -> None:
-        bad = int((~torch.isfinite(out)).flatten(1).any(1).sum())
+    def _require_finite(self, out: Tensor, t: Number) -> None:
+        bad = int((~torch.isfinite(out)).reshape(len(out), -1).any(1).sum())
         if bad:
             log_snr = self.denoiser.process.log_snr(t)
             raise NumericsError(

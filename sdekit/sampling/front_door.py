@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,11 +34,12 @@ class Samples:
 
     Attributes:
         x: the samples, (n, *event).
-        nfe: model calls a sample cost (the most of any chunk, where a solver chooses its steps by chunk).
+        nfe: model calls a sample cost; the most of any, where a solver chooses its steps.
         times: the grid, N + 1 decreasing times.
         seed: what reproduces the run.
         plan: the rows that ran, None for samplers that are not plans.
         trajectory: the states at the grid's times (N + 1, n, *event), if asked for.
+        nfe_per_sample: model calls of each sample, (n,) int64; None where a chunk's samples cost the same.
     """
 
     x: Tensor
@@ -47,6 +48,7 @@ class Samples:
     seed: int
     plan: Plan | None = None
     trajectory: Tensor | None = None
+    nfe_per_sample: Tensor | None = None
 
     def __repr__(self) -> str:
         plan = self.plan.name if self.plan else "no plan"
@@ -104,51 +106,53 @@ def sample(
         ValueError, TypeError: an argument, before the model is called.
         NumericsError: the model gave NaN or infinity; the message says at which step, time and fraction.
     """
-    if not isinstance(denoiser, Denoiser):
-        raise TypeError(
-            f"denoiser must be a Denoiser such as sk.NetworkDenoiser(network, process), got {denoiser!r}"
-        )
-    process = denoiser.process
-    if x_init is not None:
-        check_finite("x_init", x_init)
-    n, event = _check_shape(shape, x_init)
     sampler = DDIM() if sampler is None else sampler
-    if not isinstance(sampler, Sampler):
-        raise TypeError(f"sampler must be a Sampler such as sk.samplers.DDIM(), got {sampler!r}")
-    check_choice("final", final, FINAL)
-    times = _times(sampler, process, steps, grid, t_start, t_end)
-    if x_init is None and times[0] < process.t_max:
-        raise ValueError(
-            f"starting at t = {times[0]:g}, below t_max = {process.t_max:g}, needs x_init: the prior is the "
-            "law at the end only"
-        )
-    if cond is not None and (not isinstance(cond, Tensor) or cond.shape[:1] != (n,)):
-        raise ValueError(f"cond must be a tensor of n = {n} rows, got {_described(cond)}")
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be callable as callback(index, t, x), got {callback!r}")
+    _check_parts(denoiser, sampler, final, callback)
+    n, event = _check_shape(shape, x_init)
+    times = _times(sampler, denoiser.process, steps, grid, t_start, t_end)
+    _check_start(denoiser.process, times[0], x_init)
+    _check_cond(cond, n)
     chunk = _fitting(event) if chunk is None else check_integer("chunk", chunk, 1)
     seed = _seed(seed, generator)
     dtype, device = _placement(denoiser, x_init, dtype, device)
-
     program = sampler.program(denoiser, times, final)
-    bounds = [(low, min(low + chunk, n)) for low in range(0, n, chunk)]
-    runs = []
+
+    runs, bounds = [], [(low, min(low + chunk, n)) for low in range(0, n, chunk)]
     with _inference(denoiser), _bar(progress, len(bounds) * (len(times) - 1)) as bar:
         for low, high in bounds:
             normals = BlockNormals(seed, low, high, event, dtype, device)
-            first = None if x_init is None else x_init[low:high].to(device, dtype, copy=True)
+            start = None if x_init is None else x_init[low:high].to(device, dtype, copy=True)
             rows = {} if cond is None else {"cond": cond[low:high].to(device)}
             recorder = _Recorder(trajectory, callback, bar)
-            runs.append(_run(program, denoiser, normals, first, rows, recorder))
-    empty = torch.empty(0, *event, dtype=dtype, device=device)
-    states = [states for _, _, states in runs] or [[empty] * len(times)]
+            runs.append(_run(program, denoiser, normals, start, rows, recorder))
+    if not runs:
+        nothing = torch.empty(0, *event, dtype=dtype, device=device)
+        runs.append(_Chunk(nothing, 0, None, [nothing] * len(times)))
+    plan = program.plan if isinstance(program, CompiledPlan) else None
+    return _joined(runs, times, seed, plan, trajectory=trajectory)
+
+
+class _Chunk(NamedTuple):
+    """What became of the samples that ran together: `Samples` of them, and the states at the nodes."""
+
+    x: Tensor
+    nfe: int
+    nfe_per_sample: Tensor | None
+    states: list[Tensor]
+
+
+def _joined(
+    runs: list[_Chunk], times: list[float], seed: int, plan: Plan | None, *, trajectory: bool
+) -> Samples:
+    costs = [run.nfe_per_sample for run in runs if run.nfe_per_sample is not None]
     return Samples(
-        x=torch.cat([x for x, _, _ in runs]) if runs else empty,
-        nfe=max((nfe for _, nfe, _ in runs), default=0),
+        x=torch.cat([run.x for run in runs]),
+        nfe=max(run.nfe for run in runs),
         times=tuple(times),
         seed=seed,
-        plan=program.plan if isinstance(program, CompiledPlan) else None,
-        trajectory=_side_by_side(states) if trajectory else None,
+        plan=plan,
+        trajectory=_side_by_side([run.states for run in runs]) if trajectory else None,
+        nfe_per_sample=torch.cat(costs) if costs else None,
     )
 
 
@@ -178,8 +182,8 @@ def _run(
     x_init: Tensor | None,
     conditions: dict[str, Any],
     recorder: _Recorder,
-) -> tuple[Tensor, int, list[Tensor]]:
-    """One chunk: (samples, model calls, states at the nodes)."""
+) -> _Chunk:
+    """One chunk of samples."""
 
     def start() -> Tensor:
         if x_init is not None:
@@ -195,12 +199,12 @@ def _run(
     if not x.is_meta and not bool(torch.isfinite(x).all()):
         # Watching every step would cost up to 58 us each; the run is a function of its seed, so replay it.
         program(Engine(denoiser, normals, conditions, check=True), start())
-        bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+        bad = int((~torch.isfinite(x)).reshape(len(x), -1).any(1).sum())
         raise NumericsError(
             f"{bad} of {len(x)} samples became NaN or infinite, though every model call was finite: the "
             "states overflowed"
         )
-    return x, engine.nfe, recorder.states
+    return _Chunk(x, engine.nfe, engine.nfe_per_sample, recorder.states)
 
 
 def _side_by_side(chunks: list[list[Tensor]]) -> Tensor:
@@ -216,7 +220,35 @@ def _fitting(event: tuple[int, ...]) -> int:
     return max(BLOCK, min(CHUNK, fitting - fitting % BLOCK))
 
 
+def _check_parts(denoiser: Any, sampler: Any, final: Any, callback: Any) -> None:
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(
+            f"denoiser must be a Denoiser such as sk.NetworkDenoiser(network, process), got {denoiser!r}"
+        )
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"sampler must be a Sampler such as sk.samplers.DDIM(), got {sampler!r}")
+    check_choice("final", final, FINAL)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable as callback(index, t, x), got {callback!r}")
+
+
+def _check_start(process: Process, t: float, x_init: Tensor | None) -> None:
+    if x_init is None and t < process.t_max:
+        raise ValueError(
+            f"starting at t = {t:g}, below t_max = {process.t_max:g}, needs x_init: the prior is the law at "
+            "the end only"
+        )
+
+
+def _check_cond(cond: Any, n: int) -> None:
+    if cond is not None and (not isinstance(cond, Tensor) or cond.shape[:1] != (n,)):
+        given = f"shape {tuple(cond.shape)}" if isinstance(cond, Tensor) else type(cond).__name__
+        raise ValueError(f"cond must be a tensor of n = {n} rows, got {given}")
+
+
 def _check_shape(shape: Sequence[int], x_init: Tensor | None) -> tuple[int, tuple[int, ...]]:
+    if x_init is not None:
+        check_finite("x_init", x_init)
     if not isinstance(shape, Sequence) or not len(shape):
         raise ValueError(f"shape must be (n, *event), got {shape!r}")
     sizes = tuple(check_integer(f"shape[{i}]", size, min(i, 1)) for i, size in enumerate(shape))
@@ -315,7 +347,3 @@ def _bar(progress: bool, total: int) -> Iterator[Any]:
 
     with tqdm(total=total, desc="sampling", unit="step", file=sys.stderr) as bar:
         yield bar
-
-
-def _described(cond: Any) -> str:
-    return f"shape {tuple(cond.shape)}" if isinstance(cond, Tensor) else type(cond).__name__

@@ -188,7 +188,7 @@ class NormCorrector(_Corrected):
         """One Langevin step; a silent one is as long, and adds no noise."""
         a, b = leg.score
         score = a * x + b * engine.evaluate(leg.t, x)
-        lengths = [v.flatten(1).norm(dim=1) for v in (z, score)]
+        lengths = [v.reshape(len(v), -1).norm(dim=1) for v in (z, score)]
         if self.norm == "batch":
             lengths = [length.mean().expand(len(x)) for length in lengths]
         e = cast(Tensor, expand(leg.strength * (lengths[0] / lengths[1]) ** 2, x))

@@ -92,19 +92,20 @@ def test_the_error_is_within_some_tolerances(
         assert ((out.x - exact).abs()[:, 0] / stretch).max() < 15 * tol
 
 
-@pytest.mark.parametrize("order", [2, 3])
-def test_error_and_cost_follow_the_tolerance(order: int) -> None:
-    """Error ~ tol, steps ~ tol^(-1 / order)."""
-    exact, errors, costs = quantile_map(TOY, VP, STARTS, 1.0, 1e-2), [], []
-    for tol in (1e-3, 1e-5) if order == 2 else (1e-4, 1e-7):
+@pytest.mark.parametrize(("order", "tolerances"), [(2, (1e-3, 1e-5)), (3, (1e-5, 1e-7))], ids=str)
+def test_error_and_cost_follow_the_tolerance(order: int, tolerances: tuple[float, ...]) -> None:
+    """Mean error ~ tol; calls ~ tol^(-1 / order), and fewer where the longest step is taken."""
+    start = torch.linspace(-2, 2, 41, dtype=F64)[:, None]
+    exact, errors, costs = quantile_map(TOY, VP, start, 1.0, 1e-2), [], []
+    for tol in tolerances:
         out = sk.sample(
-            TOY.denoiser(VP), (6, 1), sampler=solver(tol, order), x_init=STARTS, t_end=1e-2
+            TOY.denoiser(VP), start.shape, sampler=solver(tol, order), x_init=start, t_end=1e-2
         )
-        errors.append((out.x - exact).abs().max().item())
-        costs.append(out.nfe)
-    decades = 2 if order == 2 else 3
-    assert math.log10(errors[0] / errors[1]) / decades == pytest.approx(1, abs=0.15)
-    assert math.log10(costs[1] / costs[0]) / decades == pytest.approx(1 / order, abs=0.05)
+        assert out.nfe_per_sample is not None
+        errors.append((out.x - exact).abs().mean().item())
+        costs.append(out.nfe_per_sample.double().mean().item())
+    assert math.log10(errors[0] / errors[1]) / 2 == pytest.approx(1, abs=0.15)
+    assert 1 / order - 0.07 < math.log10(costs[1] / costs[0]) / 2 < 1 / order + 0.01
 
 
 @pytest.mark.parametrize("order", [2, 3])
@@ -140,7 +141,7 @@ def test_thin_modes_cost_less_than_with_a_step_for_all() -> None:
 def test_any_prediction_gives_the_same_run() -> None:
     model = TOY.denoiser(VP)
     runs = [
-        sk.sample(Watched(model, kind), (6, 1), sampler=solver(1e-5), x_init=STARTS)
+        sk.sample(Watched(model, kind), (6, 1), sampler=solver(1e-3), x_init=STARTS)
         for kind in ("data", "noise", "score", "velocity")
     ]
     for run in runs[1:]:
@@ -234,13 +235,13 @@ def test_conditions_go_with_their_samples() -> None:
     out = sk.sample(
         model,
         (12, 1),
-        sampler=solver(1e-6),
+        sampler=solver(1e-4),
         x_init=start + shifts * VP.alpha(1.0),
         cond=shifts,
         chunk=8,
     )
     exact = quantile_map(TOY, VP, start, 1.0, 1e-3) + VP.alpha(1e-3) * shifts
-    assert (out.x - exact).abs().max() < 1e-4
+    assert (out.x - exact).abs().max() < 2e-3
 
 
 # ------------------------------------------------------------------------------ states on the way

@@ -249,7 +249,7 @@ def test_conditions_go_with_their_samples() -> None:
 
 @pytest.mark.parametrize("order", [2, 3])
 def test_states_at_the_grid_are_as_good_as_the_end(order: int) -> None:
-    """Read off the steps; watching changes neither cost nor result."""
+    """Read off the steps, to ten tolerances; watching changes neither cost nor result."""
     settings = {
         "sampler": solver(1e-3 if order == 2 else 1e-4, order),
         "x_init": STARTS,

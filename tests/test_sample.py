@@ -597,6 +597,17 @@ def test_the_step_is_the_call_of_a_one_call_sampler() -> None:
         sk.sample(model, (5, 1), grid="uniform", steps=10)
 
 
+@pytest.mark.parametrize("event", EVENTS, ids=str)
+def test_a_bad_output_is_named_for_events_of_any_shape(event: tuple[int, ...]) -> None:
+    for value, message in (
+        (math.nan, "for 3 of 3 samples"),
+        (3e38, "3 of 3 samples .* overflowed"),
+    ):
+        model = Made(lambda x, t, value=value: torch.full_like(x, value), "noise")
+        with pytest.raises(sk.NumericsError, match=message):
+            sk.sample(model, (3, *event), steps=5)
+
+
 def test_an_overflow_of_the_states_is_named() -> None:
     model = Made(lambda x, t: torch.full_like(x, -3e38), "noise")
     with pytest.raises(sk.NumericsError, match=r"4 of 4 samples .* the states overflowed"):

@@ -124,17 +124,18 @@ def test_a_single_step_is_that_of_dpm_solver(order: int) -> None:
     assert (out.x - fixed.x).abs().max() < 1e-12
 
 
-def test_thin_modes_cost_less_than_with_a_step_for_all() -> None:
-    """Modes of width 0.02: fewer calls and a smaller mean error than dopri5's at ten times the tolerance."""
+@pytest.mark.parametrize(("target", "share"), [(TOY, 1.6), (THIN, 0.6)], ids=["broad", "thin"])
+def test_the_cost_beside_dopri5(target: sk.GaussianMixture, share: float) -> None:
+    """At one tolerance and no larger a mean error: half the calls on modes of width 0.02, more on 0.4."""
     start = draws(200)
-    exact = quantile_map(THIN, VP, start, 1.0, 1e-3)
+    exact = quantile_map(target, VP, start, 1.0, 1e-3)
     runs = [
-        sk.sample(THIN.denoiser(VP), (200, 1), sampler=sampler, x_init=start)
-        for sampler in (solver(1e-3), ss.FlowODE("dopri5", rtol=1e-2, atol=1e-2))
+        sk.sample(target.denoiser(VP), (200, 1), sampler=sampler, x_init=start)
+        for sampler in (solver(1e-3), ss.FlowODE("dopri5", rtol=1e-3, atol=1e-3))
     ]
     errors = [(run.x - exact).abs().mean().item() for run in runs]
     assert runs[0].nfe_per_sample is not None
-    assert runs[0].nfe_per_sample.double().mean() < runs[1].nfe
+    assert runs[0].nfe_per_sample.double().mean() < share * runs[1].nfe
     assert errors[0] < errors[1]
 
 

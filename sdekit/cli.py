@@ -129,8 +129,9 @@ def sample(
     sampler: Annotated[
         str,
         typer.Option(
-            help="euler-maruyama, ancestral, ddim, predictor-corrector, exponential-ab, "
-            "dpm-solver-pp, uni-pc, edm-heun, dpm-solver, sigma-runge-kutta, flow-ode or torch-sde."
+            help="euler-maruyama, ancestral, ddim, predictor-corrector, norm-corrector, exponential-ab, "
+            "dpm-solver-pp, uni-pc, edm-heun, dpm-solver, adaptive-dpm-solver, sigma-runge-kutta, flow-ode "
+            "or torch-sde."
         ),
     ] = "ddim",
     steps: Annotated[int, typer.Option(min=1, help="Intervals of the time grid.")] = 50,

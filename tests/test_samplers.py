@@ -155,19 +155,6 @@ def test_euler_maruyama_halves_its_error_when_steps_double() -> None:
     assert slopes(errors)[0] == pytest.approx(1, abs=0.05)
 
 
-def test_a_corrector_has_an_order_only_if_its_step_shrinks() -> None:
-    """r^2 ~ 1 / N is consistent; a fixed r stays at its bias."""
-    exact, shrinking, fixed = variance_at(VP, 1e-2), [], []
-    for steps in (64, 128, 256):
-        times = ss.LogSNR().times(VP, steps, 1.0, 1e-2)
-        for errors, r in ((shrinking, 0.16 * math.sqrt(50 / steps)), (fixed, 0.16)):
-            plan = ss.PredictorCorrector(r=r).plan(VP, times)
-            variance = plan.gaussian_law(0.7, 0.25, start="exact")[1].item()
-            errors.append(variance / exact - 1)
-    assert sum(slopes(shrinking)) / 2 == pytest.approx(1, abs=0.15)
-    assert abs(sum(slopes(fixed))) < 0.1
-
-
 @pytest.mark.parametrize(
     "sampler",
     [
@@ -471,7 +458,7 @@ def test_the_mean_is_the_sample_without_its_last_noise(sampler: ss.PlanSampler) 
     assert full.nfe == mean.nfe
 
 
-@pytest.mark.parametrize("sampler", [*ss.ALL, ss.PredictorCorrector(norm="batch")], ids=repr)
+@pytest.mark.parametrize("sampler", ss.ALL, ids=repr)
 def test_the_data_estimate_is_one_more_call(sampler: ss.Sampler) -> None:
     settings = {"sampler": sampler, "steps": 6, "x_init": STARTS, "seed": 4}
     model = TOY.denoiser(VP)
@@ -664,7 +651,7 @@ class OneStepLaw:
         return mean, variance
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "reversible_heun"])
 def test_weak_order_of_torchsdes_methods(method: str) -> None:
     sampler, law, exact, errors = ss.TorchSDE(method), OneStepLaw(), variance_at(VP, 1e-2), []
     for steps in (64, 128):
@@ -689,7 +676,7 @@ def test_the_exact_laws_of_eulers_variants() -> None:
     assert law(ss.TorchSDE("euler_heun"), times) == pytest.approx([euler[0], variance], rel=1e-10)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "reversible_heun"])
 def test_torchsde_has_the_law(method: str) -> None:
     """Mean and variance of 20,000 samples within 4 standard errors of the exact law of the method."""
     sampler, steps, n = ss.TorchSDE(method), 50, 20_000
@@ -784,7 +771,7 @@ def test_published_norms_approach_the_number_in_high_dimension() -> None:
     d, n = 400, 200
     target = sk.GaussianMixture(None, torch.zeros(1, d), 0.5)
     for norm in ("sample", "batch"):
-        sampler = ss.PredictorCorrector(norm=norm, data_std=0.5)
+        sampler = ss.NormCorrector(norm=norm)
         out = sk.sample(target.denoiser(VP), (n, d), sampler=sampler, steps=100, seed=0, dtype=F64)
         plan = ss.PredictorCorrector(data_std=0.5).plan(VP, out.times)
         variance = plan.gaussian_law(0.0, 0.25)[1].item()
@@ -795,7 +782,7 @@ def test_published_norms_approach_the_number_in_high_dimension() -> None:
 
 
 def test_a_step_from_one_norm_in_one_dimension_is_warned_of() -> None:
-    sampler = ss.PredictorCorrector(norm="sample")
+    sampler = ss.NormCorrector()
     with pytest.warns(UserWarning, match="infinite mean in one and two dimensions"):
         sk.sample(TOY.denoiser(VP), (3, 1), sampler=sampler, steps=2, seed=0)
     with warnings.catch_warnings():
@@ -809,7 +796,7 @@ def test_the_corrector_from_norms_is_the_published_step() -> None:
     start = torch.randn(5, 3, generator=torch.Generator().manual_seed(1), dtype=F64)
     times = [0.9, 0.5]
     for norm in ("sample", "batch"):
-        sampler = ss.PredictorCorrector(DDIM, norm=norm, r=0.2)
+        sampler = ss.NormCorrector(DDIM, norm=norm, r=0.2)
         out = sk.sample(model, (5, 3), sampler=sampler, grid=times, x_init=start, seed=7)
         x = sk.sample(model, (5, 3), grid=times, x_init=start).x
         z = BlockNormals(7, 0, 5, (3,), F64, torch.device("cpu"))(0)
@@ -839,7 +826,7 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: ss.FlowODE("dopri"), ValueError, "did you mean 'dopri"),
     (lambda: ss.FlowODE(rtol=0.0), ValueError, "rtol"),
     (lambda: ss.FlowODE(atol=-1.0), ValueError, "atol"),
-    (lambda: ss.TorchSDE("reversible_heun"), ValueError, "method"),
+    (lambda: ss.TorchSDE("adjoint_reversible_heun"), ValueError, "method must be one of"),
     (lambda: ss.TorchSDE(dt=0.0), ValueError, "dt"),
     (lambda: ss.TorchSDE(dt="0.1"), TypeError, "dt"),
     (lambda: ss.PredictorCorrector(ss.FlowODE()), TypeError, "predictor must be a PlanSampler"),
@@ -848,8 +835,9 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: ss.PredictorCorrector(corrections=0), ValueError, "corrections"),
     (lambda: ss.PredictorCorrector(corrections=1.5), TypeError, "corrections"),
     (lambda: ss.PredictorCorrector(data_std=-1.0), ValueError, "data_std"),
-    (lambda: ss.PredictorCorrector(norm="l2"), ValueError, "norm must be one of"),
-    (lambda: ss.PredictorCorrector(norm="batch").plan(VP, [1, 0.5]), ValueError, "not a plan"),
+    (lambda: ss.PredictorCorrector(reference_steps=0), ValueError, "reference_steps must be >= 1"),
+    (lambda: ss.PredictorCorrector(reference_steps=True), TypeError, "reference_steps"),
+    (lambda: ss.NormCorrector(norm="l2"), ValueError, "norm must be one of"),
     (lambda: sk.ReverseSDE(TOY.denoiser(VP), unit=0.0), ValueError, "unit"),
     (lambda: sk.ReverseSDE(TOY.denoiser(VP), sde_type="itō"), ValueError, "sde_type"),
 ]

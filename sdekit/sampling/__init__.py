@@ -1,5 +1,6 @@
 """Samplers, their grids, and the front door `sample`; public as `sdekit.samplers`."""
 
+from sdekit.sampling.adaptive import AdaptiveDPMSolver
 from sdekit.sampling.algebra import invert, sensitivity
 from sdekit.sampling.edm import EDMHeun
 from sdekit.sampling.flow_ode import FlowODE, ProbabilityFlow
@@ -10,7 +11,7 @@ from sdekit.sampling.multistep import DPMSolverPP, ExponentialAB
 from sdekit.sampling.one_step import DDIM, Ancestral, EulerMaruyama
 from sdekit.sampling.parallel import ParallelInTime
 from sdekit.sampling.plan import Plan, Row
-from sdekit.sampling.predictor_corrector import PredictorCorrector
+from sdekit.sampling.predictor_corrector import NormCorrector, PredictorCorrector
 from sdekit.sampling.reverse_sde import ReverseSDE, TorchSDE
 from sdekit.sampling.sampler import PlanSampler, Sampler
 from sdekit.sampling.single_step import DPMSolver, SigmaRungeKutta
@@ -25,6 +26,7 @@ ALL: tuple[Sampler, ...] = (
     DDIM(),
     DDIM(eta=1.0),
     PredictorCorrector(),
+    NormCorrector(norm="batch"),  # its default warns in one and two dimensions
     ExponentialAB(),
     DPMSolverPP(),
     DPMSolverPP(tau=1.0),
@@ -32,6 +34,7 @@ ALL: tuple[Sampler, ...] = (
     EDMHeun(),
     DPMSolver(),
     DPMSolver(order=3),
+    AdaptiveDPMSolver(),
     SigmaRungeKutta(),
     Leapfrog(),
     ParallelInTime(),
@@ -43,6 +46,7 @@ __all__ = [
     "ALL",
     "DDIM",
     "GRIDS",
+    "AdaptiveDPMSolver",
     "Ancestral",
     "Angle",
     "DPMSolver",
@@ -55,6 +59,7 @@ __all__ = [
     "Karras",
     "Leapfrog",
     "LogSNR",
+    "NormCorrector",
     "ParallelInTime",
     "Plan",
     "PlanSampler",

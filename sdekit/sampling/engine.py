@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sdekit.denoisers import Denoiser, checked_output
+from sdekit.elementary import Number
 from sdekit.errors import NumericsError
 from sdekit.sampling.plan import Plan, Register
 
@@ -42,17 +43,16 @@ class Engine:
         self.denoiser, self.normal = denoiser, normal
         self.watched = callback is not None
         self.nfe = 0
+        #: What each sample cost, (n,), where they cost different amounts.
+        self.nfe_per_sample: Tensor | None = None
         self._conditions, self._callback, self._check = conditions or {}, callback, check
 
-    def evaluate(self, t: float | Tensor, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        """The model's own output at x; counted, and checked for its shape.
-
-        `rows` says which samples of the chunk the rows of x are, where they are not all of them once.
-        """
+    def evaluate(self, t: Number, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """The model's own output at x, the samples of these rows or all; counted, its shape checked."""
         self.nfe += 1
         conditions = self._conditions
         if rows is not None:
-            conditions = {name: value[rows] for name, value in conditions.items()}
+            conditions = {name: values[rows] for name, values in conditions.items()}
         out = self.denoiser.predict(x, t, **conditions)
         if not isinstance(out, Tensor) or out.shape != x.shape:
             checked_output(out, x)
@@ -65,8 +65,8 @@ class Engine:
         if self._callback is not None and self._callback(index, t, x.clone()):
             raise Stop(x)
 
-    def _require_finite(self, out: Tensor, t: float | Tensor) -> None:
-        broken = (~torch.isfinite(out)).flatten(1).any(1)
+    def _require_finite(self, out: Tensor, t: Number) -> None:
+        broken = (~torch.isfinite(out)).reshape(len(out), -1).any(1)
         if bad := int(broken.sum()):
             first = float(t[broken][0] if isinstance(t, Tensor) and t.ndim else t)
             raise NumericsError(
@@ -76,6 +76,11 @@ class Engine:
 
 
 Program = Callable[[Engine, Tensor], Tensor]
+
+
+def plan_of(program: Program) -> Plan | None:
+    """The plan that a program runs, if it runs one."""
+    return getattr(program, "plan", None)
 
 
 class _Step(NamedTuple):

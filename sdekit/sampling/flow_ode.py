@@ -24,6 +24,15 @@ FIXED: dict[str, tuple[int, int | None]] = {
 }
 #: Order of the solvers that choose their own steps from rtol and atol.
 ADAPTIVE = {"dopri5": 5, "dopri8": 8, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 2}
+#: torchdiffeq's other names, and why they are no methods here.
+REFUSED = {
+    "explicit_adams": "it is unstable: on VE and EDM its error grows with the number of steps",
+    "fixed_adams": "it is an older name of 'implicit_adams'",
+    "scipy_solver": (
+        "its explicit methods are 'dopri5', 'bosh3' and 'dopri8' again, and its implicit ones difference "
+        "the Jacobian of the whole batch"
+    ),
+}
 
 
 class ProbabilityFlow(nn.Module):
@@ -33,17 +42,18 @@ class ProbabilityFlow(nn.Module):
     method probes far outside the range of times. Fixed-step methods need none.
 
     The ODE has the marginals of the SDE (Song et al. 2021, eq. 13). Times may run either way inside
-    [t_min, t_max]; states are (n, *event).
+    [t_min, t_max]; states are (n, *event). Keyword conditions are passed to the model in every call.
     """
 
-    def __init__(self, denoiser: Denoiser) -> None:
+    def __init__(self, denoiser: Denoiser, **conditions: Any) -> None:
         super().__init__()
-        self.denoiser = denoiser
+        self.denoiser, self.conditions = denoiser, conditions
 
     def forward(self, t: Tensor | float, x: Tensor) -> Tensor:
         """dx/dt at time t, in the shape of x."""
         # torchdiffeq hands times over in the dtype of x: an end may come back half an ulp outside
-        return self.denoiser.velocity(x, self.denoiser.process.snap(float(t), x.dtype))
+        t = self.denoiser.process.snap(float(t), x.dtype)
+        return self.denoiser.velocity(x, t, **self.conditions)
 
     @staticmethod
     def options(times: Tensor) -> dict[str, Any]:
@@ -57,10 +67,10 @@ class FlowODE(Sampler):
     """The probability flow by any of torchdiffeq's Runge-Kutta methods.  Song et al. 2021, section 4.3.
 
     The adaptive methods (dopri5, dopri8, bosh3, fehlberg2, adaptive_heun) choose their steps from rtol and
-    atol by an error norm over the whole batch: a sample's result depends on its batch mates
-    within the tolerance. `sample(chunk=1)` or a fixed method (euler, midpoint, heun2, heun3, rk4: one step an
-    interval of the grid) removes that. implicit_adams takes the steps of a uniform grid, with an iteration
-    that stops by rtol and atol over the whole batch.
+    atol by an error norm over the whole batch: a sample's result depends on its batch mates within the
+    tolerance. `sample(chunk=1)`, a fixed method (euler, midpoint, heun2, heun3, rk4: one step an interval of
+    the grid) or `AdaptiveDPMSolver` removes that. implicit_adams takes the steps of a uniform grid, with an
+    iteration that stops by rtol and atol over the whole batch.
     """
 
     method: str = "dopri5"
@@ -68,6 +78,8 @@ class FlowODE(Sampler):
     atol: float = 1e-5
 
     def __post_init__(self) -> None:
+        if reason := REFUSED.get(str(self.method)):
+            raise ValueError(f"method {self.method!r} is not offered: {reason}")
         check_choice("method", self.method, (*ADAPTIVE, *FIXED))
         check_number("rtol", self.rtol, 0, open_low=True)
         check_number("atol", self.atol, 0, open_low=True)

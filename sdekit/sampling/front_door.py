@@ -7,7 +7,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +16,13 @@ from torch import Tensor, nn
 from sdekit.denoisers import Denoiser
 from sdekit.errors import NumericsError, check_choice, check_finite, check_integer, check_seed
 from sdekit.processes import Process
-from sdekit.sampling.engine import Callback, Engine, Program, Stop
+from sdekit.sampling.engine import Callback, Engine, Program, Stop, plan_of
 from sdekit.sampling.grids import TimeGrid, check_times, resolve_grid
-from sdekit.sampling.noise import BLOCK, SLAB, BlockNormals
+from sdekit.sampling.noise import BLOCK, SLAB
 from sdekit.sampling.one_step import DDIM
-from sdekit.sampling.paths import PathNormals, shared_parts
+from sdekit.sampling.paths import NoiseSource, Normals
 from sdekit.sampling.plan import Plan
-from sdekit.sampling.sampler import FINAL, Sampler
+from sdekit.sampling.sampler import FINAL, Sampler, frozen
 
 #: Samples run together unless told otherwise: large enough to be fast, small enough that a slab of normals
 #: stays near a hundred megabytes.
@@ -35,11 +36,12 @@ class Samples:
 
     Attributes:
         x: the samples, (n, *event).
-        nfe: model calls a sample cost (the most of any chunk, where a solver chooses its steps by chunk).
+        nfe: model calls a sample cost; the most of any, where a solver chooses its steps.
         times: the grid, N + 1 decreasing times.
         seed: what reproduces the run.
         plan: the rows that ran, None for samplers that are not plans.
         trajectory: the states at the grid's times (N + 1, n, *event), if asked for.
+        nfe_per_sample: model calls of each sample, (n,) int64; None where a chunk's samples cost the same.
     """
 
     x: Tensor
@@ -48,6 +50,7 @@ class Samples:
     seed: int
     plan: Plan | None = None
     trajectory: Tensor | None = None
+    nfe_per_sample: Tensor | None = None
 
     def __repr__(self) -> str:
         plan = self.plan.name if self.plan else "no plan"
@@ -108,74 +111,60 @@ def sample(
         ValueError, TypeError: an argument, before the model is called.
         NumericsError: the model gave NaN or infinity; the message says at which step, time and fraction.
     """
-    if not isinstance(denoiser, Denoiser):
-        raise TypeError(
-            f"denoiser must be a Denoiser such as sk.NetworkDenoiser(network, process), got {denoiser!r}"
-        )
-    process = denoiser.process
-    if x_init is not None:
-        check_finite("x_init", x_init)
-    n, event = _check_shape(shape, x_init)
     sampler = DDIM() if sampler is None else sampler
-    if not isinstance(sampler, Sampler):
-        raise TypeError(f"sampler must be a Sampler such as sk.samplers.DDIM(), got {sampler!r}")
-    check_choice("final", final, FINAL)
-    times = _times(sampler, process, steps, grid, t_start, t_end)
-    if x_init is None and times[0] < process.t_max:
-        raise ValueError(
-            f"starting at t = {times[0]:g}, below t_max = {process.t_max:g}, needs x_init: the prior is the "
-            "law at the end only"
-        )
-    if cond is not None and (not isinstance(cond, Tensor) or cond.shape[:1] != (n,)):
-        raise ValueError(f"cond must be a tensor of n = {n} rows, got {_described(cond)}")
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be callable as callback(index, t, x), got {callback!r}")
+    _check_parts(denoiser, sampler, final, callback)
+    n, event = _check_shape(shape, x_init)
+    times = _times(sampler, denoiser.process, steps, grid, t_start, t_end)
+    _check_start(denoiser.process, times[0], x_init)
+    _check_cond(cond, n)
     chunk = _fitting(event) if chunk is None else check_integer("chunk", chunk, 1)
     seed = _seed(seed, generator)
     dtype, device = _placement(denoiser, x_init, dtype, device)
-
     program = sampler.program(denoiser, times, final)
-    total, parts = _normals_of(program), None
+    plan, finer = plan_of(program), None
     if path_steps is not None:
-        fine = _times(sampler, process, path_steps, grid, t_start, t_end)
-        finer = sampler.program(denoiser, fine, final)
-        coarse_plan, fine_plan = _plan_of(program), _plan_of(finer)
-        if coarse_plan is None or fine_plan is None:
+        fine = _times(sampler, denoiser.process, path_steps, grid, t_start, t_end)
+        finer = plan_of(sampler.program(denoiser, fine, final))
+        if plan is None or finer is None:
             raise ValueError(f"path_steps is for plans, which {sampler!r} is not")
-        parts = shared_parts(coarse_plan, fine_plan)
-        total = max((number for part in parts for number, _ in part), default=-1) + 1
-    bounds = [(low, min(low + chunk, n)) for low in range(0, n, chunk)]
-    runs = []
+    noise = NoiseSource(plan, finer)
+
+    runs, bounds = [], [(low, min(low + chunk, n)) for low in range(0, n, chunk)]
     with _inference(denoiser), _bar(progress, len(bounds) * (len(times) - 1)) as bar:
         for low, high in bounds:
-            normals = BlockNormals(seed, low, high, event, dtype, device, total)
-            if parts is not None:
-                normals = PathNormals(normals, parts)
-            first = None if x_init is None else x_init[low:high].to(device, dtype, copy=True)
+            normals = noise.normals(seed, low, high, event, dtype, device)
+            start = None if x_init is None else x_init[low:high].to(device, dtype, copy=True)
             rows = {} if cond is None else {"cond": cond[low:high].to(device)}
             recorder = _Recorder(trajectory, callback, bar)
-            runs.append(_run(program, denoiser, normals, first, rows, recorder))
-    empty = torch.empty(0, *event, dtype=dtype, device=device)
-    states = [states for _, _, states in runs] or [[empty] * len(times)]
+            runs.append(_run(program, denoiser, normals, start, rows, recorder))
+    if not runs:
+        nothing = torch.empty(0, *event, dtype=dtype, device=device)
+        runs.append(_Chunk(nothing, 0, None, [nothing] * len(times)))
+    return _joined(runs, times, seed, plan, trajectory=trajectory)
+
+
+class _Chunk(NamedTuple):
+    """What became of the samples that ran together: `Samples` of them, and the states at the nodes."""
+
+    x: Tensor
+    nfe: int
+    nfe_per_sample: Tensor | None
+    states: list[Tensor]
+
+
+def _joined(
+    runs: list[_Chunk], times: list[float], seed: int, plan: Plan | None, *, trajectory: bool
+) -> Samples:
+    costs = [run.nfe_per_sample for run in runs if run.nfe_per_sample is not None]
     return Samples(
-        x=torch.cat([x for x, _, _ in runs]) if runs else empty,
-        nfe=max((nfe for _, nfe, _ in runs), default=0),
+        x=torch.cat([run.x for run in runs]),
+        nfe=max(run.nfe for run in runs),
         times=tuple(times),
         seed=seed,
-        plan=_plan_of(program),
-        trajectory=_side_by_side(states) if trajectory else None,
+        plan=plan,
+        trajectory=_side_by_side([run.states for run in runs]) if trajectory else None,
+        nfe_per_sample=torch.cat(costs) if costs else None,
     )
-
-
-def _normals_of(program: Program) -> int | None:
-    """How many normals a run draws, where that is known beforehand."""
-    plan = _plan_of(program)
-    return None if plan is None else len(plan.normals)
-
-
-def _plan_of(program: Program) -> Plan | None:
-    """The plan that a program runs, if it runs one."""
-    return getattr(program, "plan", None)
 
 
 class _Recorder:
@@ -200,12 +189,12 @@ class _Recorder:
 def _run(
     program: Program,
     denoiser: Denoiser,
-    normals: BlockNormals | PathNormals,
+    normals: Normals,
     x_init: Tensor | None,
     conditions: dict[str, Any],
     recorder: _Recorder,
-) -> tuple[Tensor, int, list[Tensor]]:
-    """One chunk: (samples, model calls, states at the nodes)."""
+) -> _Chunk:
+    """One chunk of samples."""
 
     def start() -> Tensor:
         if x_init is not None:
@@ -221,12 +210,12 @@ def _run(
     if not x.is_meta and not bool(torch.isfinite(x).all()):
         # Watching every step would cost up to 58 us each; the run is a function of its seed, so replay it.
         program(Engine(denoiser, normals, conditions, check=True), start())
-        bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+        bad = int((~torch.isfinite(x)).reshape(len(x), -1).any(1).sum())
         raise NumericsError(
             f"{bad} of {len(x)} samples became NaN or infinite, though every model call was finite: the "
             "states overflowed"
         )
-    return x, engine.nfe, recorder.states
+    return _Chunk(x, engine.nfe, engine.nfe_per_sample, recorder.states)
 
 
 def _side_by_side(chunks: list[list[Tensor]]) -> Tensor:
@@ -242,7 +231,35 @@ def _fitting(event: tuple[int, ...]) -> int:
     return max(BLOCK, min(CHUNK, fitting - fitting % BLOCK))
 
 
+def _check_parts(denoiser: Any, sampler: Any, final: Any, callback: Any) -> None:
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(
+            f"denoiser must be a Denoiser such as sk.NetworkDenoiser(network, process), got {denoiser!r}"
+        )
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"sampler must be a Sampler such as sk.samplers.DDIM(), got {sampler!r}")
+    check_choice("final", final, FINAL)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable as callback(index, t, x), got {callback!r}")
+
+
+def _check_start(process: Process, t: float, x_init: Tensor | None) -> None:
+    if x_init is None and t < process.t_max:
+        raise ValueError(
+            f"starting at t = {t:g}, below t_max = {process.t_max:g}, needs x_init: the prior is the law at "
+            "the end only"
+        )
+
+
+def _check_cond(cond: Any, n: int) -> None:
+    if cond is not None and (not isinstance(cond, Tensor) or cond.shape[:1] != (n,)):
+        given = f"shape {tuple(cond.shape)}" if isinstance(cond, Tensor) else type(cond).__name__
+        raise ValueError(f"cond must be a tensor of n = {n} rows, got {given}")
+
+
 def _check_shape(shape: Sequence[int], x_init: Tensor | None) -> tuple[int, tuple[int, ...]]:
+    if x_init is not None:
+        check_finite("x_init", x_init)
     if not isinstance(shape, Sequence) or not len(shape):
         raise ValueError(f"shape must be (n, *event), got {shape!r}")
     sizes = tuple(check_integer(f"shape[{i}]", size, min(i, 1)) for i, size in enumerate(shape))
@@ -264,23 +281,38 @@ def _times(
         chosen = sampler.grid if grid is None else resolve_grid(grid)
         count = 50 if steps is None else check_integer("steps", steps, 1)
         start = process.t_max if t_start is None else t_start
-        times = chosen.times(
-            process, count, start, 1e-3 * process.horizon if t_end is None else t_end
+        end = 1e-3 * process.horizon if t_end is None else t_end
+        plain = all(type(t) in (int, float) for t in (start, end))
+        keep = plain and frozen(chosen, process)
+        make = _readable_times if keep else _readable_times.__wrapped__
+        return list(make(chosen, process, count, start, end))
+    if t_start is not None or t_end is not None:
+        raise ValueError("a grid of times has its own ends; leave out t_start and t_end")
+    times = check_times(grid, process, "grid")
+    if steps is not None and check_integer("steps", steps, 1) != len(times) - 1:
+        raise ValueError(
+            f"steps = {steps} does not fit a grid of {len(times)} times: {len(times) - 1} intervals"
         )
-    else:
-        if t_start is not None or t_end is not None:
-            raise ValueError("a grid of times has its own ends; leave out t_start and t_end")
-        times = check_times(grid, process, "grid")
-        if steps is not None and check_integer("steps", steps, 1) != len(times) - 1:
-            raise ValueError(
-                f"steps = {steps} does not fit a grid of {len(times)} times: {len(times) - 1} intervals"
-            )
+    _check_readable(times, process)
+    return times
+
+
+@lru_cache(maxsize=64)
+def _readable_times(
+    grid: TimeGrid, process: Process, steps: int, t_start: float, t_end: float
+) -> tuple[float, ...]:
+    """The times of a grid, kept: making them outweighs a small run."""
+    times = grid.times(process, steps, t_start, t_end)
+    _check_readable(times, process)
+    return tuple(times)
+
+
+def _check_readable(times: Sequence[float], process: Process) -> None:
     for t in times if times[-1] > 0 else times[:-1]:
         try:
             process.check_readable(t)
         except ValueError as error:
             raise ValueError(f"the grid has a time at which no model is read: {error}") from None
-    return times
 
 
 def _seed(seed: int | None, generator: torch.Generator | None) -> int:
@@ -341,7 +373,3 @@ def _bar(progress: bool, total: int) -> Iterator[Any]:
 
     with tqdm(total=total, desc="sampling", unit="step", file=sys.stderr) as bar:
         yield bar
-
-
-def _described(cond: Any) -> str:
-    return f"shape {tuple(cond.shape)}" if isinstance(cond, Tensor) else type(cond).__name__

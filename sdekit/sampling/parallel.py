@@ -93,7 +93,7 @@ class _Sweeps:
         for _ in range(self.most):
             replies = self._replies(engine, states[self.calls][:, moving], moving)
             new = fixed[:, moving] + _combine(self.data, replies)
-            moved = (new - states[:, moving]).abs().flatten(2).amax(2)
+            moved = (new - states[:, moving]).abs().reshape(*new.shape[:2], -1).amax(2)
             states[:, moving] = new
             bound = self.bound.to(x)[:, None]
             moving = moving[(moved > bound).any(0)]
@@ -123,4 +123,4 @@ class _Sweeps:
 
 def _combine(weights: Tensor, values: Tensor) -> Tensor:
     """Linear combinations over the first axis: (r, k) and (k, n, *event) give (r, n, *event)."""
-    return (weights.to(values) @ values.flatten(1)).view(-1, *values.shape[1:])
+    return (weights.to(values) @ values.reshape(len(values), -1)).view(-1, *values.shape[1:])

@@ -8,6 +8,7 @@ both runs then see the same path, for strong errors and for comparisons whose no
 from bisect import bisect_left
 from math import isclose, sqrt
 
+import torch
 from torch import Tensor
 
 from sdekit.sampling.noise import BlockNormals
@@ -71,3 +72,32 @@ class PathNormals:
         for number, weight in rest:
             total.add_(self.source(number), alpha=weight)
         return total
+
+
+#: The normals of a chunk.
+Normals = BlockNormals | PathNormals
+
+
+class NoiseSource:
+    """Where the chunks of a run get their normals: numbered by its plan, or summed from a finer plan's."""
+
+    def __init__(self, plan: Plan | None, finer: Plan | None = None) -> None:
+        self._total = None if plan is None else len(plan.normals)
+        self._parts: list[Parts] | None = None
+        if plan is not None and finer is not None:
+            self._parts = shared_parts(plan, finer)
+            numbers = [number for part in self._parts for number, _ in part]
+            self._total = max(numbers, default=-1) + 1
+
+    def normals(
+        self,
+        seed: int,
+        first: int,
+        last: int,
+        event: tuple[int, ...],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> Normals:
+        """The normals of samples `first` to `last` - 1."""
+        source = BlockNormals(seed, first, last, event, dtype, device, self._total)
+        return source if self._parts is None else PathNormals(source, self._parts)

@@ -1,6 +1,7 @@
 """The reverse SDE through torchsde: dx = [f x - g^2 score] dt + g dW, from noise to data."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ METHODS = {
     "midpoint": ("stratonovich", 2, 2),
     "heun": ("stratonovich", 2, 2),
     "euler_heun": ("stratonovich", 1, 1),
+    "log_ode": ("stratonovich", 2, 2),
+    "reversible_heun": ("stratonovich", 1, 1),
 }
 
 
@@ -30,7 +33,8 @@ class ReverseSDE(nn.Module):
     """The reverse SDE as torchsde wants it: `sdeint(reverse, x, reverse.clock(times), dt=...)`.
 
     torchsde's time must increase, so its clock is u = (start - t) / unit, by default T - t. Its states must
-    be (n, d); give `event` where the model's are (n, *event). Always pass `dt` to `sdeint`.  Anderson 1982.
+    be (n, d); give `event` where the model's are (n, *event). Always pass `dt` to `sdeint`. Keyword
+    conditions are passed to the model in every call.  Anderson 1982.
     """
 
     noise_type = "diagonal"
@@ -43,9 +47,10 @@ class ReverseSDE(nn.Module):
         start: float | None = None,
         unit: float = 1.0,
         sde_type: str = "ito",
+        **conditions: Any,
     ) -> None:
         super().__init__()
-        self.denoiser, self.event = denoiser, event
+        self.denoiser, self.event, self.conditions = denoiser, event, conditions
         self.start = denoiser.process.horizon if start is None else start
         self.unit = check_number("unit", unit, 0, open_low=True)
         self.sde_type = check_choice("sde_type", sde_type, ("ito", "stratonovich"))
@@ -59,7 +64,8 @@ class ReverseSDE(nn.Module):
         t = self._time(u)
         x = y if self.event is None else y.reshape(len(y), *self.event)
         f, g2 = (float(rate) for rate in self.denoiser.process.rates(t))
-        return (self.unit * (g2 * self.denoiser.score(x, t) - f * x)).reshape(y.shape)
+        score = self.denoiser.score(x, t, **self.conditions)
+        return (self.unit * (g2 * score - f * x)).reshape(y.shape)
 
     def g(self, u: Tensor | float, y: Tensor) -> Tensor:
         """Diffusion in the clock u, the same in every coordinate, (n, d)."""
@@ -76,7 +82,9 @@ class TorchSDE(Sampler):
 
     Args:
         method: "euler", "milstein" (the same here: the noise is additive), "srk" (strong order 1.5, ten model
-            calls a step), "midpoint", "heun" or "euler_heun" (Euler with g averaged over the step).
+            calls a step), "midpoint", "log_ode" (midpoint here, for the same reason), "heun", "euler_heun"
+            (Euler with g averaged over the step), or "reversible_heun", which is unstable with few steps and
+            warns.
         dt: step in units of t; None takes one step an interval.
 
     The Brownian path comes from the block normals of the run, so a sample does not depend on its chunk.
@@ -98,7 +106,10 @@ class TorchSDE(Sampler):
 
     @property
     def nfe_per_step(self) -> int | None:  # type: ignore[override]
-        """Model calls per interval, where dt is not given; torchsde adds one call, to check shapes."""
+        """Model calls per interval, where dt is not given; torchsde adds one call, to check shapes.
+
+        And reversible_heun one more, to start.
+        """
         return METHODS[self.method][1] if self.dt is None else None
 
     def program(self, denoiser: Denoiser, times: list[float], final: str) -> Program:
@@ -117,6 +128,12 @@ class TorchSDE(Sampler):
             )
         for t in (start, times[-1]):
             denoiser.process.check_readable(t)
+        if self.method == "reversible_heun":
+            warnings.warn(
+                "reversible_heun is unstable where the drift is stiff, as it is near the data: compare with "
+                "twice the steps, or use heun",
+                stacklevel=3,
+            )
 
         def program(engine: Engine, x: Tensor) -> Tensor:
             from torchsde import sdeint
@@ -146,7 +163,7 @@ def _path(engine: Engine, like: Tensor) -> Any:
 
     class Path(BaseBrownian):
         dtype, device, shape = like.dtype, like.device, like.shape  # type: ignore[assignment]
-        levy_area_approximation = "space-time"  # type: ignore[assignment]
+        levy_area_approximation = "davie"  # type: ignore[assignment]
 
         def __init__(self) -> None:
             self._drawn = 0
@@ -159,7 +176,11 @@ def _path(engine: Engine, like: Tensor) -> Any:
         def __call__(
             self, ta: Any, tb: Any = None, return_U: bool = False, return_A: bool = False
         ) -> Any:
-            """W(tb) - W(ta), and with return_U also the integral of W - W(ta) over the interval."""
+            """W(tb) - W(ta), and with return_U also the integral of W - W(ta) over the interval.
+
+            With return_A the area between coordinates of W comes along as 0: log_ode multiplies it by the
+            derivatives of g in x, which are 0 here.
+            """
             interval = float(ta), float(tb)
             if interval != self._last:
                 h = interval[1] - interval[0]
@@ -171,6 +192,8 @@ def _path(engine: Engine, like: Tensor) -> Any:
                 area = h * (0.5 * increment + math.sqrt(h / 12) * second)
                 self._last, self._values = interval, (increment, area)
             assert self._values is not None
+            if return_A:
+                return self._values[0], torch.zeros_like(self._values[0])
             return self._values if return_U else self._values[0]
 
     return Path()

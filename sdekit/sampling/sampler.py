@@ -89,16 +89,22 @@ def _compiled(
     sampler: PlanSampler, process: Process, times: tuple[float, ...], final: str, prediction: str
 ) -> CompiledPlan:
     """The compiled plan; kept where nothing can change, since writing it outweighs a small run."""
-    frozen = all(
-        is_dataclass(part) and part.__dataclass_params__.frozen  # type: ignore[attr-defined]
-        for part in (sampler, process)
-    )
-    try:
-        hash((sampler, process))
-    except TypeError:
-        frozen = False
-    make = _kept if frozen else _kept.__wrapped__
+    make = _kept if frozen(sampler, process) else _kept.__wrapped__
     return make(sampler, process, times, final, prediction)
+
+
+def frozen(*parts: object) -> bool:
+    """Whether these are frozen dataclasses of hashable fields, so that what follows from them may be kept."""
+    if not all(
+        is_dataclass(part) and part.__dataclass_params__.frozen  # type: ignore[attr-defined]
+        for part in parts
+    ):
+        return False
+    try:
+        hash(parts)
+    except TypeError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=32)

@@ -1,0 +1,79 @@
+"""torchdiffeq's methods: what is refused and why, conditions by hand."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sdekit as sk
+from sdekit import samplers as ss
+from sdekit.sampling.flow_ode import ADAPTIVE, FIXED, REFUSED
+
+F64 = torch.float64
+VP, VE = sk.VP(), sk.VE()
+TOY = sk.GaussianMixture([0.3, 0.7], [-1.4, 0.6], 0.4)
+STARTS = torch.tensor([-1.5, -0.7, -0.2, 0.3, 1.1, 2.0], dtype=F64)[:, None]
+
+
+class Moved(nn.Module):
+    """The exact denoiser of data moved by `cond`."""
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        return TOY.denoiser(VP).data(x - VP.alpha(t)[:, None] * cond, t) + cond
+
+
+def test_every_method_of_torchdiffeq_is_offered_or_refused() -> None:
+    from torchdiffeq._impl.odeint import SOLVERS
+
+    assert sorted(SOLVERS) == sorted([*ADAPTIVE, *FIXED, *REFUSED])
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        ("explicit_adams", "it is unstable"),
+        ("fixed_adams", "older name of 'implicit_adams'"),
+        ("scipy_solver", "'dopri5', 'bosh3' and 'dopri8' again"),
+    ],
+)
+def test_a_refusal_has_a_reason(method: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"method '{method}' is not offered: .*{reason}"):
+        ss.FlowODE(method)
+
+
+def test_explicit_adams_is_unstable() -> None:
+    """On VE its error grows with the steps, where that of rk4 falls."""
+    from torchdiffeq import odeint
+
+    start, flow = VE.prior.std * STARTS, sk.ProbabilityFlow(TOY.denoiser(VE))
+    exact = TOY.at(VE, 1e-3).quantile(TOY.at(VE, VE.t_max).cdf(start))
+
+    def error(method: str, steps: int) -> float:
+        times = torch.linspace(VE.t_max, 1e-3, steps + 1, dtype=F64)
+        states = odeint(flow, start, times, method=method)
+        assert isinstance(states, Tensor)
+        return (states[-1] - exact).abs().max().item()
+
+    assert error("explicit_adams", 128) > error("explicit_adams", 32) > 1e3
+    assert error("rk4", 128) < 1e-6 < error("rk4", 32) < 1e-3
+
+
+def test_the_flow_takes_conditions() -> None:
+    from torchdiffeq import odeint
+
+    shifts = torch.linspace(-3, 3, 6, dtype=F64)[:, None]
+    model = sk.NetworkDenoiser(Moved(), VP, prediction="data")
+    flow = sk.ProbabilityFlow(model, cond=shifts)
+    assert torch.equal(flow(0.3, STARTS), model.velocity(STARTS, 0.3, cond=shifts))
+    times, moved = torch.tensor([1.0, 1e-2], dtype=F64), STARTS + VP.alpha(1.0) * shifts
+    states = odeint(flow, moved, times, rtol=1e-8, atol=1e-8, options=flow.options(times))
+    assert isinstance(states, Tensor)
+    exact = TOY.at(VP, 1e-2).quantile(TOY.at(VP, 1.0).cdf(STARTS)) + VP.alpha(1e-2) * shifts
+    assert (states[-1] - exact).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("bad", ["explicit", None, 5])
+def test_unknown_methods(bad: Any) -> None:
+    with pytest.raises(ValueError, match="method must be one of"):
+        ss.FlowODE(bad)

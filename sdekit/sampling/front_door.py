@@ -133,7 +133,7 @@ def sample(
     program = sampler.program(denoiser, times, final)
     bounds = [(low, min(low + chunk, n)) for low in range(0, n, chunk)]
     runs = []
-    with _inference(denoiser), _bar(progress, len(bounds) * (len(times) - 1)) as bar:
+    with evaluating(denoiser), _bar(progress, len(bounds) * (len(times) - 1)) as bar:
         for low, high in bounds:
             normals = BlockNormals(seed, low, high, event, dtype, device)
             first = None if x_init is None else x_init[low:high].to(device, dtype, copy=True)
@@ -289,7 +289,7 @@ def _placement(
 
 
 @contextmanager
-def _inference(denoiser: Denoiser) -> Iterator[None]:
+def evaluating(denoiser: Denoiser) -> Iterator[None]:
     """Evaluation mode and no gradients; both as they were afterwards."""
     modules = list(denoiser.modules()) if isinstance(denoiser, nn.Module) else []
     training = [m for m in modules if m.training]

@@ -239,7 +239,8 @@ def test_compare_prints_its_table_and_writes_files(run, tmp_path):
     line = ("compare", "--samplers", "ddim, flow-ode", "--steps", "2,4", "--n", 100, "--seeds", 2)
     code, out, err = run(*line, "--out", tmp_path / "new")
     assert (code, err) == (0, "")
-    assert out.splitlines()[0].split() == ["sampler", "steps", "NFE", "W1", "W2", "seconds"]
+    head = ["sampler", "grid", "steps", "NFE", "W1", "W2", "seconds", "us/step"]
+    assert out.splitlines()[0].split() == head
     for start in ("DDIM(eta=0.0)", "FlowODE(dopri5)", "100 exact samples"):
         assert re.search(rf"^{re.escape(start)} ", out, re.MULTILINE)
     assert "±" in out

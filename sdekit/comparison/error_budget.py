@@ -32,11 +32,11 @@ class ErrorBudget(Records):
     """Rows of `error_budget`.
 
     Attributes:
-        rows: one dict a part, with the keys part, swapped (what is exact from this row on) and for each metric
-            its name (what the part adds to the error) and "... left" (the error that is left when the part is
-            gone), each with its "... se" (standard error over seeds). The first row is the total, the last
-            the floor, what exact samples of the same number score; the rows between add up with the floor
-            to the total.
+        rows: one dict a part, with the keys part, swapped (what is exact from this row on) and for each
+            metric its name (what the part adds to the error) and "... left" (the error that is left when
+            the part is gone), each with its "... se" (standard error over seeds). The first row is the
+            total, the last the floor, what exact samples of the same number score; the rows between add up
+            with the floor to the total.
         n: samples a run.
         metric_names: of the metrics.
     """
@@ -78,10 +78,10 @@ def error_budget(
         exact steps    and samples of the exact law at t_end, in place of N steps
         exact end      and samples of the truth: what is left is the floor
 
-    A part is the difference of two neighbours, so parts and floor add up to the total. All sets of a seed share
-    their random numbers: the same z starts the first three, which draw the same normals on the way, and the
-    last two are the images of x_T under the exact flow in 1-D (by quantiles), the x_0 behind x_T above. The
-    standard errors are of the differences, and small where the sets stay close.
+    A part is the difference of two neighbours, so parts and floor add up to the total. All sets of a seed
+    share their random numbers: the same z starts the first three, which draw the same normals on the way,
+    and the last two are the images of x_T under the exact flow in 1-D (by quantiles), made of the x_0 behind
+    x_T above. The standard errors are of the differences, and small where the sets stay close.
 
     A distance is not linear in its causes: a part is what its swap takes away in this order. Parts may be
     negative (errors can cancel), and one far below the floor hardly shows. A signed linear

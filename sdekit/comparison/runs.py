@@ -91,7 +91,7 @@ class Bench:
                 record["values"][name] = float(metric(out.x, self.law))
         except Exception as error:
             record["error"] = f"{type(error).__name__}: {error}"
-        record.setdefault("seconds", time.perf_counter() - began)
+            record.setdefault("seconds", time.perf_counter() - began)
         record["model seconds"], record["nfe"] = timed.seconds, -(-timed.samples // self.n)
         return record
 

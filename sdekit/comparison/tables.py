@@ -1,17 +1,15 @@
 """Records with names: read as text, Markdown, CSV or a data frame."""
 
 import csv
+import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sdekit.sampling.grids import GRIDS
-
-if TYPE_CHECKING:
-    import pandas
 
 
 @dataclass(frozen=True)
@@ -35,14 +33,14 @@ class Records(ABC):
             writer.writeheader()
             writer.writerows(self.rows)
 
-    def to_pandas(self) -> "pandas.DataFrame":
+    def to_pandas(self) -> Any:
         """The rows as a data frame.
 
         Raises:
             ImportError: pandas is not installed.
         """
         try:
-            import pandas
+            pandas = importlib.import_module("pandas")
         except ImportError as error:
             name = f"{type(self).__name__}.to_pandas"
             message = f'{name} needs pandas: pip install "sdekit[tables]"'

@@ -217,10 +217,15 @@ class _Curve:
     grid: str
     stochastic: bool
 
-    def rows(self, table: Table) -> list[dict[str, Any]]:
-        """Its rows that have a value, by cost."""
-        own = [r for r in table.rows if (r["sampler"], r["grid"]) == (self.sampler, self.grid)]
-        return sorted((r for r in own if not r["error"]), key=lambda r: r["nfe"])
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> _Curve:
+        """The one that a row is on; times given as numbers are one grid, whatever they are."""
+        return cls(row["sampler"], row["grid"].partition(":")[0], row["stochastic"])
+
+    def points(self, table: Table, metric: str) -> list[tuple[float, float]]:
+        """(model calls, error) of its rows that have a value, by cost."""
+        own = (r for r in table.rows if _Curve.of(r) == self and math.isfinite(r[metric]))
+        return sorted((r["nfe"], r[metric]) for r in own)
 
 
 class _End(NamedTuple):
@@ -242,7 +247,7 @@ def error_against_nfe(tables: Mapping[str, Table], metric: str, *, title: str = 
     order 1, 2 and 3; errors beyond four decades are out of view.
     """
     rows = [r for t in tables.values() for r in t.rows]
-    curves = list(dict.fromkeys(_Curve(r["sampler"], r["grid"], r["stochastic"]) for r in rows))
+    curves = list(dict.fromkeys(map(_Curve.of, rows)))
     families = sorted({c.stochastic for c in curves})
     shape = (len(families), len(tables)) if len(tables) > 1 else (1, len(families))
     size = (5.6 * shape[1], 3.4 * shape[0] + 0.5)
@@ -251,9 +256,7 @@ def error_against_nfe(tables: Mapping[str, Table], metric: str, *, title: str = 
     parts = [(family, *item) for family in families for item in tables.items()]
     for i, (axes, (family, label, table)) in enumerate(zip(panels, parts, strict=True)):
         axes.set(xscale="log", yscale="log", ylim=limits)
-        axes.axhspan(limits[0], table.floors[metric][1], color="#DDDDDD", zorder=0)
         _draw_curves(axes, table, metric, [c for c in curves if c.stochastic == family], curves)
-        axes.axhline(table.floors[metric][0], color="#A0A0A0", lw=0.8, zorder=0)
         kind = "stochastic" if family else "deterministic"
         axes.set_title(f"{label}, {kind} samplers", fontsize=10)
         if i % shape[1] == 0:
@@ -281,22 +284,25 @@ def _decades(tables: Iterable[Table], metric: str) -> tuple[float, float]:
 def _draw_curves(
     axes: Axes, table: Table, metric: str, family: list[_Curve], every: list[_Curve]
 ) -> None:
-    """The lines of one panel with their names, the best of them if they are many."""
+    """The floor and the lines of one panel with their names, the best of them if they are many."""
     from matplotlib.ticker import LogLocator, NullLocator
 
-    last = {c: rows[-1][metric] for c in family if (rows := c.rows(table))}
+    mean, high = table.floors[metric]
+    axes.axhspan(axes.get_ylim()[0], high, color="#DDDDDD", zorder=0)
+    axes.axhline(mean, color="#A0A0A0", lw=0.8, zorder=0)
+    last = {c: points[-1][1] for c in family if (points := c.points(table, metric))}
     named = set(sorted(last, key=last.__getitem__)[:_NAMED])
     names, ends = _curve_names(every), list[_End]()
     for j, curve in enumerate(family):
-        rows = curve.rows(table)
-        x, y = [r["nfe"] for r in rows], [r[metric] for r in rows]
+        points = curve.points(table, metric)
         colour = COLOURS[j % len(COLOURS)] if curve in named else "#BBBBBB"
         marker = MARKERS[(j + j // len(MARKERS)) % len(MARKERS)]
         width, dash = 1.3 if curve in named else 0.7, DASHES[j % len(DASHES)]
-        axes.plot(x, y, ls=dash, ms=4.5, lw=width, color=colour, marker=marker, label=names[curve])
+        style: Any = {"ls": dash, "ms": 4.5, "lw": width, "color": colour, "marker": marker}
+        axes.plot([x for x, _ in points], [y for _, y in points], label=names[curve], **style)
         if curve in named:
-            ends.append(_End(x[-1], y[-1], names[curve], colour, marker))
-    _name_ends(axes, ends, table.floors[metric][1])
+            ends.append(_End(*points[-1], names[curve], colour, marker))
+    _name_ends(axes, ends, high)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())
@@ -315,26 +321,19 @@ def _curve_names(curves: Sequence[_Curve]) -> dict[_Curve, str]:
 def _name_ends(axes: Axes, ends: list[_End], floor: float) -> None:
     """Names beside the axes, each with its marker and a hair line to the end of its curve."""
     low, high = (math.log(v) for v in axes.get_ylim())
+    hair = {"arrowstyle": "-", "lw": 0.5, "alpha": 0.7, "shrinkA": 0, "shrinkB": 0}
     # Ends on the floor are no order: there the leftmost goes on top, so that the hair lines do not cross.
     ends = sorted(ends, key=lambda end: (max(end.y, floor), -end.x, end.y))
     heights = [min(max(math.log(max(end.y, 1e-300)), low), high) for end in ends]
     places = _spread([(height - low) / (high - low) for height in heights], 0.06)
     for end, height, place in zip(ends, heights, places, strict=True):
-        hair = {
-            "arrowstyle": "-",
-            "color": end.colour,
-            "lw": 0.5,
-            "alpha": 0.7,
-            "shrinkA": 0,
-            "shrinkB": 0,
-        }
         axes.annotate(
             "",
             (end.x, math.exp(height)),
             (1.03, place),
             textcoords="axes fraction",
             annotation_clip=False,
-            arrowprops=hair,
+            arrowprops={**hair, "color": end.colour},
         )
         beside: Any = {"transform": axes.transAxes, "clip_on": False}
         axes.scatter([1.04], [place], s=18, color=end.colour, marker=end.marker, **beside)

@@ -113,7 +113,7 @@ def test_a_sampler_runs_on_its_own_grid_one_for_all_or_one_of_its_own():
     digest = hashlib.sha256(np.array(times).tobytes()).hexdigest()[:8]
     assert [(r["grid"], r["steps"]) for r in rows] == [
         *((repr(g), c) for g in (Power(2.0), DDIM().grid, Karras()) for c in (2, 4)),
-        (f"3 steps:{digest}", 3),
+        (f"times:{digest}", 3),
     ]
     grids = [Power(2.0), Power(2.0), None, None, "karras", "karras", times]
     for row, grid in zip(rows, grids, strict=True):
@@ -200,6 +200,17 @@ def test_the_model_is_in_evaluation_mode_and_then_as_it_was():
     assert network[1].training
     again = compare(model.eval(), [DDIM()], [3], TARGET, **keywords)
     assert untimed(table.rows[0]) == untimed(again.rows[0])
+
+
+def test_a_metric_may_take_gradients():
+    def slope(x, law):
+        x = x.requires_grad_()
+        x.square().sum().backward()
+        return float(x.grad.abs().mean())
+
+    row = quick([DDIM()], metrics={"slope": slope}).rows[0]
+    assert not row["error"]
+    assert row["slope"] > 0
 
 
 def test_pandas_gets_the_rows_or_the_message_says_what_to_install(monkeypatch):
@@ -397,6 +408,7 @@ BAD = [
     (lambda: quick([DDIM(), (DDIM(), [0.5, 0.9])]), ValueError, r"samplers\[1\]\[1\] must decrease"),
     (lambda: quick([(DDIM(), [1.0, 0.1])]), ValueError, r"must end at t_end = 0.001, .* got 0.1"),
     (lambda: quick([DDIM()], seeds=(None,)), TypeError, "seed must be an integer"),
+    (lambda: quick([DDIM()], resume=3), TypeError, "resume must be a path, got 3"),
     (lambda: quick([DDIM()], executor=2), TypeError, "executor must be a concurrent.futures.Executor, got 2"),
     (lambda: quick([DDIM()], t_end=1.0), ValueError, r"t_end must be a finite number in \[0, 1\)"),
     (lambda: quick([DDIM()], t_end=-0.1), ValueError, "t_end must be"),

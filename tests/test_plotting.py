@@ -259,9 +259,19 @@ def test_samplers_with_one_short_name_and_grids_of_one_sampler_are_told_apart():
     ]  # fmt: skip
 
 
+def test_grids_of_times_are_points_of_one_curve():
+    rows = rows_of([0.2, 0.1, 0.05], "DDIM(eta=0.0)")
+    for row, nfe, digest in zip(rows, (20, 10, 40), "abc", strict=True):
+        row["nfe"], row["grid"] = nfe, f"times:{digest}"
+    (line,) = curves(one_table(rows).axes[0]).values()
+    assert list(line.get_xdata()) == [10, 20, 40]
+    assert list(line.get_ydata()) == [0.1, 0.2, 0.05]
+
+
 def test_failed_rows_are_left_out_of_the_lines():
     good, first = table(), short_names([repr(s) for s in ALL])[repr(ALL[0])]
     good.rows[1]["error"], good.rows[1]["W1"] = "NumericsError: lost", float("nan")
+    good.rows[-1]["W1"] = float("nan")  # a metric without a value
     figure = plotting.error_against_nfe({"a": good}, "W1")
     line = next(curves(axes)[first] for axes in figure.axes if first in curves(axes))
     assert list(line.get_xdata()) == [5, 100]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdekit.comparison.front_door import Grid, checked_end, checked_seeds
+from sdekit.comparison.front_door import Grid, check_pair, checked_end, checked_seeds
 from sdekit.comparison.runs import Metric, default_metrics, device_of
 from sdekit.comparison.tables import Records, mean_and_error, with_error
 from sdekit.data.mixtures import GaussianMixture
@@ -98,10 +98,7 @@ def error_budget(
         seeds: of the sets, at least two.
         t_end: where the sampler stops, 1e-3 T if not given.
     """
-    if not isinstance(denoiser, Denoiser):
-        raise TypeError(f"denoiser must be a Denoiser, got {type(denoiser).__name__}")
-    if not isinstance(truth, GaussianMixture):
-        raise TypeError(f"truth must be a GaussianMixture, got {type(truth).__name__}")
+    check_pair(denoiser, truth)
     n, numbers = check_integer("n", n, 2), checked_seeds(seeds)
     if len(numbers) < 2:
         raise ValueError(f"seeds must be at least two, for a standard error; got {seeds!r}")

@@ -81,23 +81,29 @@ def compare(
         ValueError, TypeError: an argument, before a sampler runs.
         CheckpointError: the file to resume from is damaged or of other arguments.
     """
-    if not isinstance(denoiser, Denoiser):
-        raise TypeError(f"denoiser must be a Denoiser, got {type(denoiser).__name__}")
-    if not isinstance(truth, GaussianMixture):
-        raise TypeError(f"truth must be a GaussianMixture, got {type(truth).__name__}")
-    end = checked_end(t_end, denoiser.process)
+    check_pair(denoiser, truth)
+    end, n = checked_end(t_end, denoiser.process), check_integer("n", n, 2)
     chosen = default_metrics(truth) if metrics is None else dict(metrics)
-    n = check_integer("n", n, 2)
     bench = Bench(denoiser, truth.at(denoiser.process, end), chosen, n, end)
     groups = _groups(samplers, steps, seeds, grid, bench)
     if executor is not None:
         check_executor(executor)
+    if resume is not None and not isinstance(resume, (str, Path)):
+        raise TypeError(f"resume must be a path, got {resume!r}")
     floors = _floors(bench, floor_repeats)
     runs = {run.key: run for group in groups for run in group}
     with evaluating(denoiser):
         found = _records(bench, runs, executor, resume, progress)
     rows = [_row(group, [found[run.key] for run in group], floors) for group in groups]
     return Table(rows, floors, n, tuple(chosen))
+
+
+def check_pair(denoiser: Denoiser, truth: GaussianMixture) -> None:
+    """A model, and the law it is held against."""
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(f"denoiser must be a Denoiser, got {type(denoiser).__name__}")
+    if not isinstance(truth, GaussianMixture):
+        raise TypeError(f"truth must be a GaussianMixture, got {type(truth).__name__}")
 
 
 def checked_end(t_end: float | None, process: Process) -> float:

@@ -64,6 +64,10 @@ class Journal:
             raise CheckpointError(f"resume: {self.path} is not a file of a comparison")
         if not lines and content and not b'{"sdekit comparison"'.startswith(content[:20]):
             raise CheckpointError(f"resume: {self.path} is not a file of a comparison")
+        if not all(
+            isinstance(r, dict) and {"run", "error", "values"} <= r.keys() for r in lines[1:]
+        ):
+            raise CheckpointError(f"resume: {self.path} is damaged: it has lines that are no runs")
         if len(whole) < len(content):
             os.truncate(self.path, len(whole))
         return lines
@@ -117,7 +121,8 @@ def _predictions(bench: Bench) -> list[list[float]]:
     x = torch.randn(4, bench.law.dim, generator=generator).to(device_of(denoiser))
     process = denoiser.process
     times = [max(u * process.t_max, process.t_min) for u in (0.02, 0.3, 1.0)]
-    return [denoiser.predict(x, t).double().flatten()[:32].tolist() for t in times]
+    with torch.no_grad():
+        return [denoiser.predict(x, t).double().flatten()[:32].tolist() for t in times]
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -72,7 +72,7 @@ class Table(Records):
     Attributes:
         rows: one dict a sampler, grid and step count, with the keys
 
-            - sampler, grid: as their repr; times given as numbers are "N steps:" and a digest of them;
+            - sampler, grid: as their repr; times given as numbers are "times:" and a digest of them;
             - stochastic: whether the sampler draws normals after the start;
             - steps: intervals of the grid;
             - nfe: model calls a sample cost, counted at the model (the most of any seed);

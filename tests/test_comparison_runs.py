@@ -127,6 +127,17 @@ def test_threads_share_a_model_in_evaluation_mode():
     assert untimed(table) == untimed(quick([DDIM(), Ancestral()], model=model.eval()))
 
 
+def test_an_exact_model_is_whole_while_another_thread_clears_what_it_keeps():
+    class Cleared(dict):
+        def __setitem__(self, key, value):
+            super().__setitem__(key, value)
+            self.clear()
+
+    model, x = TARGET.denoiser(VP()), torch.ones(3, 1)
+    model._laws = Cleared()
+    assert torch.equal(model.predict(x, 0.3), EXACT.predict(x, 0.3))
+
+
 @pytest.fixture(scope="module")
 def processes():
     context = multiprocessing.get_context("spawn")

@@ -6,7 +6,7 @@ against.
 
 from sdekit import data, metrics, networks, pde, schedules, training
 from sdekit import sampling as samplers
-from sdekit.comparison import Table, compare
+from sdekit.comparison import ErrorBudget, Table, compare, error_budget
 from sdekit.data import ExactDenoiser, GaussianMixture
 from sdekit.ddpm import DDPM
 from sdekit.denoisers import Denoiser, EDMPrecondition, NetworkDenoiser
@@ -35,6 +35,7 @@ __all__ = [
     "CheckpointError",
     "Denoiser",
     "EDMPrecondition",
+    "ErrorBudget",
     "ExactDenoiser",
     "GaussianMixture",
     "Heat",
@@ -54,6 +55,7 @@ __all__ = [
     "TrainResult",
     "compare",
     "data",
+    "error_budget",
     "measure_order",
     "metrics",
     "networks",

@@ -2,8 +2,11 @@
 
 import re
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -205,6 +208,10 @@ def compare(
     n: Annotated[int, typer.Option(min=2, help="Samples a run.")] = 10_000,
     seeds: Annotated[int, typer.Option(min=1, help="Runs a row.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder for CSV and picture.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="File that keeps finished runs; those in it are not redone.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the runs.")] = 1,
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
@@ -225,22 +232,19 @@ def compare(
     ]
     model = truth.denoiser(VP())
     if checkpoint:
-        model, event = _load(checkpoint)
-        model = model.to(device)
-        if event != (truth.dim,):
-            raise ValueError(
-                f"target {target!r} is of shape ({truth.dim},), but {checkpoint} draws samples of "
-                f"shape {event}; name its target with --target"
-            )
-    table = comparison.compare(
-        model,
-        used,
-        counts,
-        truth,
-        n=n,
-        seeds=range(seed, seed + seeds),
-        progress=True,
-    )
+        model = _model_of(target, truth.dim, checkpoint).to(device)
+    with _pool(workers) as executor:
+        table = comparison.compare(
+            model,
+            used,
+            counts,
+            truth,
+            n=n,
+            seeds=range(seed, seed + seeds),
+            progress=True,
+            executor=executor,
+            resume=resume,
+        )
     typer.echo(str(table))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -403,6 +407,32 @@ def _load(path: Path) -> tuple[Any, tuple[int, ...]]:
         path = found[-1]
     model = NetworkDenoiser.load(path).eval()
     return model, _event(path, model.network)
+
+
+def _model_of(target: str, dim: int, checkpoint: Path) -> Any:
+    """The model of a checkpoint, if it draws samples of the target's shape."""
+    model, event = _load(checkpoint)
+    if event != (dim,):
+        raise ValueError(
+            f"target {target!r} is of shape ({dim},), but {checkpoint} draws samples of shape {event}; "
+            "name its target with --target"
+        )
+    return model
+
+
+def _pool(workers: int) -> Any:
+    """A context of that many processes that share the threads, or of none for one."""
+    if workers == 1:
+        return nullcontext()
+    import torch
+
+    threads = max(1, torch.get_num_threads() // workers)
+    return ProcessPoolExecutor(
+        workers,
+        mp_context=get_context("spawn"),
+        initializer=torch.set_num_threads,
+        initargs=(threads,),
+    )
 
 
 def _event(path: Path, network: Any) -> tuple[int, ...]:

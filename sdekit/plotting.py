@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sdekit.comparison import Table, short_names
+from sdekit.comparison.tables import Table, grid_name, short_names
 from sdekit.data.mixtures import GaussianMixture
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), "-", "--")
+#: Curves that are named in a panel.
+_NAMED = 12
 _STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -205,51 +209,161 @@ def _tiled(images: Tensor, columns: int) -> Tensor:
     return picture[..., 0] if channels == 1 else (picture + 1) / 2
 
 
+@dataclass(frozen=True)
+class _Curve:
+    """A sampler on a grid: one line in every panel of its family."""
+
+    sampler: str
+    grid: str
+    stochastic: bool
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> _Curve:
+        """The one that a row is on; times given as numbers are one grid, whatever they are."""
+        return cls(row["sampler"], row["grid"].partition(":")[0], row["stochastic"])
+
+    def points(self, table: Table, metric: str) -> list[tuple[float, float]]:
+        """(model calls, error) of its rows that have a value, by cost."""
+        own = (r for r in table.rows if _Curve.of(r) == self and math.isfinite(r[metric]))
+        return sorted((r["nfe"], r[metric]) for r in own)
+
+
+class _End(NamedTuple):
+    """Where a curve ends, and how it is drawn."""
+
+    x: float
+    y: float
+    name: str
+    colour: str
+    marker: str
+
+
 @_styled
 def error_against_nfe(tables: Mapping[str, Table], metric: str, *, title: str = "") -> Figure:
-    """Error against model calls, log-log, a panel a table, with the floor of exact samples shaded."""
-    from matplotlib.ticker import LogLocator, NullLocator
+    """Error against model calls, log-log, a panel a table and family (with noise on the way, or without).
 
-    names = list(dict.fromkeys(r["sampler"] for t in tables.values() for r in t.rows))
-    labels, columns = short_names(names), 3 if len(tables) > 1 else 2
-    size = (max(5.6, 4.6 * len(tables)), 3.9 + 0.22 * -(-len(names) // columns))
-    figure, panels = _figure(1, len(tables), size, sharex=True, sharey=True)
-    for i, (axes, (label, table)) in enumerate(zip(panels, tables.items(), strict=True)):
-        mean, high = table.floors[metric]
-        axes.axhspan(mean / 100, high, color="#DDDDDD", zorder=0)
-        for j, name in enumerate(names):
-            rows = [r for r in table.rows if r["sampler"] == name and not r["error"]]
-            axes.plot(
-                [r["nfe"] for r in rows],
-                [r[metric] for r in rows],
-                color=COLOURS[j % len(COLOURS)],
-                marker=MARKERS[(j + j // len(MARKERS)) % len(MARKERS)],
-                ls=DASHES[j % len(DASHES)],
-                ms=5,
-                lw=1.3,
-                label=labels[name],
-            )
-        axes.set(xscale="log", yscale="log", xlabel="model calls (NFE)", title=label)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_locator(NullLocator())
-        if i == 0:
+    Curves are named at their ends, in the order of their last errors; past a dozen in a panel, the best are
+    and the others are grey. The band is what exact samples score, the dotted fan shows slopes of
+    order 1, 2 and 3; errors beyond four decades are out of view.
+    """
+    rows = [r for t in tables.values() for r in t.rows]
+    curves = list(dict.fromkeys(map(_Curve.of, rows)))
+    families = sorted({c.stochastic for c in curves})
+    shape = (len(families), len(tables)) if len(tables) > 1 else (1, len(families))
+    size = (5.6 * shape[1], 3.4 * shape[0] + 0.5)
+    figure, panels = _figure(*shape, size, sharex=True, sharey=True)
+    limits = _decades(tables.values(), metric)
+    parts = [(family, *item) for family in families for item in tables.items()]
+    for i, (axes, (family, label, table)) in enumerate(zip(panels, parts, strict=True)):
+        axes.set(xscale="log", yscale="log", ylim=limits)
+        _draw_curves(axes, table, metric, [c for c in curves if c.stochastic == family], curves)
+        kind = "stochastic" if family else "deterministic"
+        axes.set_title(f"{label}, {kind} samplers", fontsize=10)
+        if i % shape[1] == 0:
             axes.set_ylabel(f"{metric} to the exact law")
-    found = [r[metric] for t in tables.values() for r in t.rows if not r["error"]]
-    found += [t.floors[metric][0] for t in tables.values()]
-    panels[0].set_ylim(min(found) / 2.2, max(found) * 1.5)
-    mean = next(iter(tables.values())).floors[metric][0]
-    panels[0].text(
-        0.02,
-        0.02,
-        f"grey: 95 % of sets of {next(iter(tables.values())).n:,} exact samples (mean {mean:.3g})",
-        transform=panels[0].transAxes,
-        fontsize=8,
-    )
-    handles, entries = panels[0].get_legend_handles_labels()
-    figure.legend(handles, entries, loc="outside lower center", ncols=columns, fontsize=9)
+        if i >= len(panels) - shape[1]:
+            axes.set_xlabel("model calls (NFE)")
+    for axes in panels:
+        _order_fan(axes)
+    first = next(iter(tables.values()))
+    note = f"band: 95 % of exact draws of {first.n:,}; line: mean"
+    panels[0].text(0.02, 0.02, note, transform=panels[0].transAxes, fontsize=7.5)
     figure.suptitle(title)
     return figure
+
+
+def _decades(tables: Iterable[Table], metric: str) -> tuple[float, float]:
+    """The range of errors shown: all of them and the floors, four decades at most."""
+    found = [t.floors[metric][0] for t in tables]
+    found += [r[metric] for t in tables for r in t.rows if not r["error"]]
+    positive = [v for v in found if math.isfinite(v) and v > 0] or [1.0]
+    low = min(positive) / 2.2
+    return low, min(max(positive) * 1.6, low * 1e4)
+
+
+def _draw_curves(
+    axes: Axes, table: Table, metric: str, family: list[_Curve], every: list[_Curve]
+) -> None:
+    """The floor and the lines of one panel with their names, the best of them if they are many."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    mean, high = table.floors[metric]
+    axes.axhspan(axes.get_ylim()[0], high, color="#DDDDDD", zorder=0)
+    axes.axhline(mean, color="#A0A0A0", lw=0.8, zorder=0)
+    last = {c: points[-1][1] for c in family if (points := c.points(table, metric))}
+    named = set(sorted(last, key=last.__getitem__)[:_NAMED])
+    names, ends = _curve_names(every), list[_End]()
+    for j, curve in enumerate(family):
+        points = curve.points(table, metric)
+        colour = COLOURS[j % len(COLOURS)] if curve in named else "#BBBBBB"
+        marker = MARKERS[(j + j // len(MARKERS)) % len(MARKERS)]
+        width, dash = 1.3 if curve in named else 0.7, DASHES[j % len(DASHES)]
+        style: Any = {"ls": dash, "ms": 4.5, "lw": width, "color": colour, "marker": marker}
+        axes.plot([x for x, _ in points], [y for _, y in points], label=names[curve], **style)
+        if curve in named:
+            ends.append(_End(*points[-1], names[curve], colour, marker))
+    _name_ends(axes, ends, high)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _curve_names(curves: Sequence[_Curve]) -> dict[_Curve, str]:
+    """Short names; with the grid where a sampler is there on several."""
+    names = short_names(dict.fromkeys(c.sampler for c in curves))
+    count = Counter(c.sampler for c in curves)
+    return {
+        c: names[c.sampler] + (f", {grid_name(c.grid)}" if count[c.sampler] > 1 else "")
+        for c in curves
+    }
+
+
+def _name_ends(axes: Axes, ends: list[_End], floor: float) -> None:
+    """Names beside the axes, each with its marker and a hair line to the end of its curve."""
+    low, high = (math.log(v) for v in axes.get_ylim())
+    hair = {"arrowstyle": "-", "lw": 0.5, "alpha": 0.7, "shrinkA": 0, "shrinkB": 0}
+    # Ends on the floor are no order: there the leftmost goes on top, so that the hair lines do not cross.
+    ends = sorted(ends, key=lambda end: (max(end.y, floor), -end.x, end.y))
+    heights = [min(max(math.log(max(end.y, 1e-300)), low), high) for end in ends]
+    places = _spread([(height - low) / (high - low) for height in heights], 0.06)
+    for end, height, place in zip(ends, heights, places, strict=True):
+        axes.annotate(
+            "",
+            (end.x, math.exp(height)),
+            (1.03, place),
+            textcoords="axes fraction",
+            annotation_clip=False,
+            arrowprops={**hair, "color": end.colour},
+        )
+        beside: Any = {"transform": axes.transAxes, "clip_on": False}
+        axes.scatter([1.04], [place], s=18, color=end.colour, marker=end.marker, **beside)
+        axes.text(1.06, place, end.name, va="center", fontsize=8, **beside)
+
+
+def _spread(wanted: Sequence[float], gap: float) -> list[float]:
+    """Increasing places in [0, 1], near the wanted ones and at least `gap` apart (if they fit)."""
+    places: list[float] = []
+    for place in wanted:
+        places.append(max(place, 0.0, places[-1] + gap if places else 0.0))
+    top = 1.0
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i], top)
+        top = places[i] - gap
+    return places
+
+
+def _order_fan(axes: Axes) -> None:
+    """Slopes of order 1, 2 and 3, in the upper right corner."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    x, y = left * (right / left) ** 0.66, high * (low / high) ** 0.04
+    reach = min((high / low) ** 0.17, (right / x) ** 0.85)
+    for order in (1, 2, 3):
+        end = y * reach**-order
+        axes.plot([x, x * reach], [y, end], color="#666666", ls=":", lw=1, scalex=False, zorder=1)
+        axes.text(
+            x * reach, end, f" {order}", color="#555555", fontsize=7.5, va="center", clip_on=True
+        )
+    axes.text(x, y, "order ", color="#555555", fontsize=7.5, ha="right", va="center")
 
 
 @_styled

@@ -239,7 +239,8 @@ def test_compare_prints_its_table_and_writes_files(run, tmp_path):
     line = ("compare", "--samplers", "ddim, flow-ode", "--steps", "2,4", "--n", 100, "--seeds", 2)
     code, out, err = run(*line, "--out", tmp_path / "new")
     assert (code, err) == (0, "")
-    assert out.splitlines()[0].split() == ["sampler", "steps", "NFE", "W1", "W2", "seconds"]
+    head = ["sampler", "grid", "steps", "NFE", "W1", "W2", "seconds", "us/step"]
+    assert out.splitlines()[0].split() == head
     for start in ("DDIM(eta=0.0)", "FlowODE(dopri5)", "100 exact samples"):
         assert re.search(rf"^{re.escape(start)} ", out, re.MULTILINE)
     assert "±" in out
@@ -259,6 +260,33 @@ def test_compare_takes_every_sampler_on_every_target(run):
     names = [line.split("(")[0] for line in out.splitlines()[2:-1]]
     assert names == [type(s).__name__ for s in sk.samplers.ALL]
     assert "failed" not in out
+
+
+def test_compare_goes_on_from_a_file(run, tmp_path):
+    line = ("compare", "--samplers", "ddim", "--n", 100, "--resume", tmp_path / "r.jsonl")
+    code, first, _ = run(*line, "--steps", "2,3")
+    assert code == 0
+    before = (tmp_path / "r.jsonl").read_bytes()
+    assert before.count(b"\n") == 1 + 2
+    assert run(*line, "--steps", "2,3")[:2] == (0, first)  # the times as well
+    assert run(*line, "--steps", "2,3,4")[0] == 0
+    after = (tmp_path / "r.jsonl").read_bytes()
+    assert after.startswith(before)
+    assert after.count(b"\n") == 1 + 3
+    code, out, err = run(*line, "--target", "ring")
+    assert (code, out) == (2, "")
+    assert "r.jsonl was written with another truth" in err
+
+
+@pytest.mark.slow
+def test_compare_by_two_processes_has_the_numbers_of_one(run):
+    line = ("compare", "--samplers", "ddim,euler-maruyama", "--steps", "2,3", "--n", 100)
+    (code, one, _), (_, two, _) = run(*line), run(*line, "--workers", 2)
+    assert code == 0
+    # All but the times in the last two columns.
+    cut = [[row.rsplit(None, 2)[0] for row in out.splitlines()[2:-1]] for out in (one, two)]
+    assert cut[0] == cut[1]
+    assert len(cut[0]) == 4
 
 
 def test_compare_of_a_trained_network(run, trained, tmp_path):
@@ -379,6 +407,7 @@ WRONG = [
     ("compare --steps 5,,6", "steps must be integers separated by commas"),
     ("compare --steps 5,0", r"steps\[1\] must be >= 1, got 0"),
     ("compare --n 1", "--n"),
+    ("compare --workers 0", "--workers"),
     ("compare --checkpoint FILES/cut.safetensors", "cut.safetensors is damaged"),
     ("compare --checkpoint FILES/missing", "no file FILES/missing"),
     ("check --cells 7", "--cells"),

@@ -1,13 +1,19 @@
 import csv
+import hashlib
+import itertools
 import math
+import sys
+import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from sdekit import VP, metrics, samplers
-from sdekit.comparison import compare, default_metrics, short_name, short_names
+from sdekit import VP, NetworkDenoiser, metrics, samplers
+from sdekit.comparison import compare, default_metrics, runs, short_name, short_names
 from sdekit.data import ring, two_mode
 from sdekit.denoisers import Denoiser
 from sdekit.errors import NumericsError
@@ -16,6 +22,8 @@ from sdekit.sampling import (
     Ancestral,
     EulerMaruyama,
     FlowODE,
+    Karras,
+    Power,
     PredictorCorrector,
     Sampler,
     TorchSDE,
@@ -47,6 +55,8 @@ class Failing(Sampler):
         return program
 
 
+#: Columns that a second run does not repeat.
+TIMES = ("seconds", "model seconds", "overhead us")
 #: Instant, where the point is not the distance.
 MOMENTS = {
     "mean": lambda x, law: abs(float(x.mean()) - float(law.mean)),
@@ -57,6 +67,10 @@ MOMENTS = {
 def quick(used, counts=(4,), **keywords):
     defaults = {"metrics": MOMENTS, "n": 200, "floor_repeats": 3}
     return compare(EXACT, used, counts, TARGET, **{**defaults, **keywords})
+
+
+def untimed(row):
+    return {k: v for k, v in row.items() if k not in TIMES}
 
 
 def documented(sampler, steps):
@@ -84,12 +98,140 @@ def test_rows_are_samplers_by_steps_and_adaptive_solvers_run_once():
 
 def test_rows_are_a_function_of_the_seeds():
     first, again, other = (
-        [{**r, "seconds": 0} for r in quick(samplers.ALL, seeds=seeds).rows]
+        [untimed(r) for r in quick(samplers.ALL, seeds=seeds).rows]
         for seeds in ((3, 4), (3, 4), (5, 6))
     )
     assert first == again
     for a, b in zip(first, other, strict=True):
         assert a["mean"] != b["mean"]
+
+
+def test_a_sampler_runs_on_its_own_grid_one_for_all_or_one_of_its_own():
+    times = [1.0, 0.5, 0.2, 1e-3]
+    used = [DDIM(), (DDIM(), None), (DDIM(), "karras"), (EulerMaruyama(), times)]
+    rows = quick(used, [2, 4], grid=Power(2.0), seeds=(7,)).rows
+    digest = hashlib.sha256(np.array(times).tobytes()).hexdigest()[:8]
+    assert [(r["grid"], r["steps"]) for r in rows] == [
+        *((repr(g), c) for g in (Power(2.0), DDIM().grid, Karras()) for c in (2, 4)),
+        (f"times:{digest}", 3),
+    ]
+    grids = [Power(2.0), Power(2.0), None, None, "karras", "karras", times]
+    for row, grid in zip(rows, grids, strict=True):
+        own = {"grid": grid, "steps": row["steps"], "sampler": DDIM(), "seed": 7}
+        if grid is times:
+            own = {"grid": times, "sampler": EulerMaruyama(), "seed": 7}
+        out = samplers.sample(EXACT, (200, 1), **own)
+        assert row["mean"] == MOMENTS["mean"](out.x, TARGET.at(VP(), 1e-3))
+
+
+def test_time_is_told_apart_into_the_model_and_the_rest():
+    class Slow(Counting):
+        def predict(self, x, t, **conditions):
+            time.sleep(0.004)
+            return super().predict(x, t, **conditions)
+
+    table = compare(
+        Slow(), [DDIM(), FlowODE()], [10], TARGET, metrics=MOMENTS, n=50, floor_repeats=2
+    )
+    row, adaptive = table.rows
+    assert 0.04 <= row["model seconds"] < row["seconds"]
+    rest = 1e6 * (row["seconds"] - row["model seconds"]) / 10
+    assert row["overhead us"] == pytest.approx(rest, rel=1e-12)
+    assert 0 < row["overhead us"] < 4_000  # the model's time is not in it
+    assert math.isnan(adaptive["overhead us"])
+    assert 0.004 * adaptive["nfe"] <= adaptive["model seconds"] < adaptive["seconds"]
+
+
+def test_the_overhead_is_the_least_of_the_seeds_and_times_are_their_means(monkeypatch):
+    ticks = itertools.chain([0.0, 3.0, 10.0, 12.0], itertools.repeat(0.0))  # runs of 3 s and 2 s
+    monkeypatch.setattr(runs.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(runs.TimedDenoiser, "predict", lambda self, x, t: EXACT.predict(x, t))
+    row = quick([DDIM()], seeds=(0, 1)).rows[0]
+    assert (row["seconds"], row["model seconds"]) == (2.5, 0.0)
+    assert row["overhead us"] == 1e6 * 2 / 4
+
+
+def test_every_row_has_its_floor_and_family():
+    table = quick([DDIM(), EulerMaruyama()])
+    for row, stochastic in zip(table.rows, (False, True), strict=True):
+        assert row["stochastic"] is stochastic
+        assert all(row[f"{name} floor"] == table.floors[name][0] for name in MOMENTS)
+
+
+def test_whatever_a_sampler_or_a_metric_raises_is_in_its_row():
+    def fragile(x, law):
+        if len(x.unique()) < len(x):
+            raise ZeroDivisionError("no spread")
+        return 0.0
+
+    @dataclass(frozen=True)
+    class Collapsing(Failing):
+        def program(self, denoiser, times, final):
+            return lambda engine, x: x * 0
+
+    @dataclass(frozen=True)
+    class Broken(Failing):
+        def program(self, denoiser, times, final):
+            raise RuntimeError("out of order")
+
+    table = quick([Collapsing(), Broken(), DDIM()], metrics={"fragile": fragile}, seeds=(0, 1))
+    assert [r["error"] for r in table.rows] == [
+        "ZeroDivisionError: no spread", "RuntimeError: out of order", "",
+    ]  # fmt: skip
+    assert [math.isnan(r["fragile"]) for r in table.rows] == [True, True, False]
+
+
+def test_the_model_is_in_evaluation_mode_and_then_as_it_was():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+    class Timeless(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network
+
+        def forward(self, x, t):
+            return self.inner(x)
+
+    model = NetworkDenoiser(Timeless(), VP()).train()
+    keywords = {"metrics": MOMENTS, "n": 50, "floor_repeats": 2}
+    with pytest.warns(UserWarning, match="training mode"):
+        table = compare(model, [DDIM()], [3], TARGET, **keywords)
+    assert network[1].training
+    again = compare(model.eval(), [DDIM()], [3], TARGET, **keywords)
+    assert untimed(table.rows[0]) == untimed(again.rows[0])
+
+
+def test_a_metric_may_take_gradients():
+    def slope(x, law):
+        x = x.requires_grad_()
+        x.square().sum().backward()
+        return float(x.grad.abs().mean())
+
+    row = quick([DDIM()], metrics={"slope": slope}).rows[0]
+    assert not row["error"]
+    assert row["slope"] > 0
+
+
+def test_pandas_gets_the_rows_or_the_message_says_what_to_install(monkeypatch):
+    table = quick([DDIM(), EulerMaruyama()])
+    monkeypatch.setitem(
+        sys.modules, "pandas", SimpleNamespace(DataFrame=lambda rows: ("frame", rows))
+    )
+    assert table.to_pandas() == ("frame", table.rows)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(
+        ImportError, match=r'Table.to_pandas needs pandas: pip install "sdekit\[tables\]"'
+    ):
+        table.to_pandas()
+
+
+def test_a_data_frame_has_the_rows():
+    pytest.importorskip("pandas", reason="pandas is not installed")
+    table = quick([DDIM(), EulerMaruyama()], [2, 3], seeds=(0, 1))
+    frame = table.to_pandas()
+    assert list(frame.columns) == list(table.rows[0])
+    assert frame["mean"].tolist() == [row["mean"] for row in table.rows]
 
 
 def test_mean_and_standard_error_over_seeds():
@@ -152,10 +294,10 @@ def test_a_sampler_that_fails_is_a_row_and_the_rest_runs():
     assert not right["error"]
     assert right["mean"] > 0
     text = str(table).splitlines()
-    assert text[2].split()[3:5] == ["failed", "failed"]
+    assert text[2].split()[4:6] == ["failed", "failed"]
     assert text[-1] == "Failing(), 4 steps failed: NumericsError: lost | at once"
     assert table.markdown().endswith(f"\n\n{text[-1]}")
-    assert {line.count("|") for line in table.markdown().splitlines()[:6]} == {7}
+    assert {line.count("|") for line in table.markdown().splitlines()[:6]} == {9}
 
 
 def test_csv_round_trip(tmp_path):
@@ -164,28 +306,36 @@ def test_csv_round_trip(tmp_path):
     with (tmp_path / "t.csv").open(newline="") as file:
         found = list(csv.DictReader(file))
     assert list(found[0]) == [
-        "sampler", "steps", "nfe", "error", "mean", "mean se", "square", "square se", "seconds",
+        "sampler", "grid", "stochastic", "steps", "nfe", "error", "mean", "mean se", "mean floor",
+        "square", "square se", "square floor", "seconds", "model seconds", "overhead us",
     ]  # fmt: skip
     for row, read in zip(table.rows, found, strict=True):
         for key, value in row.items():
-            kept = read[key] if isinstance(value, str) else type(value)(read[key])
-            assert kept == value or (math.isnan(value) and math.isnan(kept))
+            if isinstance(value, (str, bool)):
+                assert read[key] == str(value)
+            else:
+                kept = type(value)(read[key])
+                assert kept == value or (math.isnan(value) and math.isnan(kept))
 
 
 def test_tables_as_text_are_well_formed():
     table = quick([EulerMaruyama(), FlowODE()], [2, 4], seeds=(0, 1))
     text, marks = str(table).splitlines(), table.markdown().splitlines()
-    assert text[0].split() == ["sampler", "steps", "NFE", "mean", "square", "seconds"]
+    assert text[0].split() == [
+        "sampler", "grid", "steps", "NFE", "mean", "square", "seconds", "us/step",
+    ]  # fmt: skip
     assert len({len(line) for line in text}) == 1
     assert set(text[1]) == {"-"}
     assert len(text) == len(marks) == 2 + 3 + 1
-    assert {line.count("|") for line in marks} == {7}
+    assert {line.count("|") for line in marks} == {9}
     for line, row in zip(marks[2:], table.rows, strict=False):
         cells = [c.strip() for c in line.strip("|").split("|")]
-        assert cells[:3] == [short_name(row["sampler"]), str(row["steps"]), str(row["nfe"])]
-        assert cells[3] == f"{row['mean']:.4f} ± {row['mean se']:.4f}"
+        assert cells[:2] == [short_name(row["sampler"]), "uniform"]
+        assert cells[2:4] == [str(row["steps"]), str(row["nfe"])]
+        assert cells[4] == f"{row['mean']:.4f} ± {row['mean se']:.4f}"
+        assert (cells[-1] == "") == math.isnan(row["overhead us"])
     mean, square = (f"{table.floors[name][0]:.4f}" for name in MOMENTS)
-    assert marks[-1] == f"| 200 exact samples |  |  | {mean} | {square} |  |"
+    assert marks[-1] == f"| 200 exact samples |  |  |  | {mean} | {square} |  |  |"
     # One seed has no spread to show.
     assert "±" not in str(quick([DDIM()]))
 
@@ -240,7 +390,7 @@ BAD = [
     (lambda: quick([]), ValueError, "at least one sampler, one step count and one seed"),
     (lambda: quick([DDIM()], []), ValueError, "at least one sampler, one step count"),
     (lambda: quick([DDIM()], seeds=()), ValueError, "at least one sampler, one step count"),
-    (lambda: quick([DDIM(), "ddim"]), TypeError, r"samplers\[1\] must be a Sampler, got 'ddim'"),
+    (lambda: quick([DDIM(), "ddim"]), TypeError, r"samplers\[1\] must be a Sampler or .* got 'ddim'"),
     (lambda: quick([DDIM]), TypeError, r"samplers\[0\] must be a Sampler"),
     (lambda: quick([DDIM()], [4, 0]), ValueError, r"steps\[1\] must be >= 1, got 0"),
     (lambda: quick([DDIM()], [4.0]), TypeError, r"steps\[0\] must be an integer"),
@@ -253,6 +403,14 @@ BAD = [
     (lambda: quick([DDIM()], seeds=(0, -1)), ValueError, "seed must be >= 0"),
     (lambda: quick([DDIM()], seeds=(0.5,)), TypeError, "seed must be an integer"),
     (lambda: quick([DDIM()], grid="unifrom"), ValueError, "grid must be one of"),
+    (lambda: quick([DDIM()], grid=7), TypeError, "grid must be a name, .* got int"),
+    (lambda: quick([(DDIM(), "unifrom")]), ValueError, "grid must be one of"),
+    (lambda: quick([(DDIM(), "uniform", 1)]), TypeError, r"samplers\[0\] must be a Sampler or"),
+    (lambda: quick([DDIM(), (DDIM(), [0.5, 0.9])]), ValueError, r"samplers\[1\]\[1\] must decrease"),
+    (lambda: quick([(DDIM(), [1.0, 0.1])]), ValueError, r"must end at t_end = 0.001, .* got 0.1"),
+    (lambda: quick([DDIM()], seeds=(None,)), TypeError, "seed must be an integer"),
+    (lambda: quick([DDIM()], resume=3), TypeError, "resume must be a path, got 3"),
+    (lambda: quick([DDIM()], executor=2), TypeError, "executor must be a concurrent.futures.Executor, got 2"),
     (lambda: quick([DDIM()], t_end=1.0), ValueError, r"t_end must be a finite number in \[0, 1\)"),
     (lambda: quick([DDIM()], t_end=-0.1), ValueError, "t_end must be"),
     (lambda: quick([DDIM()], floor_repeats=1), ValueError, "repeats"),

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,9 @@ from matplotlib.image import imread
 
 from sdekit import VP, plotting
 from sdekit.checks import fokker_planck_check
-from sdekit.comparison import Table
+from sdekit.comparison import Table, short_names
 from sdekit.data import GaussianMixture, spiral, two_mode
-from sdekit.sampling import ALL, DDIM, FlowODE
+from sdekit.sampling import ALL, DDIM, GRIDS, FlowODE, Power, UniPC
 
 LINE, PLANE = two_mode(), spiral()
 
@@ -20,7 +21,13 @@ def table(error="", scale=1.0):
     for k, sampler in enumerate(ALL):
         for steps in (5, 20, 100):
             value = scale * (k + 1) / steps
-            row = {"sampler": repr(sampler), "steps": steps, "nfe": steps}
+            row = {
+                "sampler": repr(sampler),
+                "grid": repr(sampler.grid),
+                "steps": steps,
+                "nfe": steps,
+            }
+            row["stochastic"] = sampler.stochastic
             rows.append({**row, "W1": value, "error": error})
     return Table(rows, {"W1": (0.01, 0.02)}, 10_000, ("W1",))
 
@@ -58,7 +65,7 @@ FIGURES = {
 }  # fmt: skip
 #: Panels whose axes mean nothing: pictures of images.
 BARE = {"images", "colour images"}
-WITH_LEGEND = {"loss", "histograms", "slices", "error of one table", "error of two tables"}
+WITH_LEGEND = {"loss", "histograms", "slices"}
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -138,37 +145,135 @@ def test_images_are_tiled_in_reading_order_on_a_blank_ground():
     assert (tiled[4 * 1 + 1 : 4 * 1 + 3, 1:3] == tiled[5, 1]).all()
 
 
+def curves(axes):
+    """The lines that are a sampler's: name to line."""
+    return {ln.get_label(): ln for ln in axes.get_lines() if not ln.get_label().startswith("_")}
+
+
+def named(axes):
+    """The names beside the axes, from below."""
+    texts = [t for t in axes.texts if t.get_position()[0] == 1.06]
+    return [t.get_text() for t in sorted(texts, key=lambda t: t.get_position()[1])]
+
+
 def test_errors_are_lines_through_the_rows_over_the_floor():
     figure = plotting.error_against_nfe({"exact": table(), "trained": table(scale=2)}, "W1")
-    left, right = figure.axes
-    for axes, scale in ((left, 1.0), (right, 2.0)):
-        lines = axes.get_lines()
-        assert len(lines) == len(ALL)
-        for k, line in enumerate(lines):
+    names = short_names([repr(s) for s in ALL])
+    for i, axes in enumerate(figure.axes):
+        scale, stochastic = (1.0, 2.0)[i % 2], i >= 2
+        family = {names[repr(s)]: k for k, s in enumerate(ALL) if s.stochastic == stochastic}
+        label, kind = ("exact", "trained")[i % 2], ("deterministic", "stochastic")[stochastic]
+        assert axes.get_title() == f"{label}, {kind} samplers"
+        assert curves(axes).keys() == family.keys()
+        for name, line in curves(axes).items():
             np.testing.assert_array_equal(line.get_xdata(), [5, 20, 100])
-            expected = [scale * (k + 1) / steps for steps in (5, 20, 100)]
+            expected = [scale * (family[name] + 1) / steps for steps in (5, 20, 100)]
             np.testing.assert_allclose(line.get_ydata(), expected)
         assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
-        assert axes.get_ylim()[0] < 0.01 < 16 / 5 < axes.get_ylim()[1]
-    styles = {(ln.get_color(), ln.get_marker()) for ln in left.get_lines()}
-    assert len(styles) == len(ALL)
-    assert len(figure.legends[0].get_texts()) == len(ALL)
+        assert axes.get_ylim()[0] < 0.01 < 2 * len(ALL) / 5 < axes.get_ylim()[1]
+        band = axes.patches[0].get_extents().transformed(axes.transData.inverted())
+        assert band.y1 == pytest.approx(0.02)
+        styles = {(ln.get_color(), ln.get_marker()) for ln in curves(axes).values()}
+        assert len(styles) == len(family)
+        # Errors above the floor name their curves in their order.
+        above = [n for n, k in family.items() if scale * (k + 1) / 100 > 0.02]
+        assert [n for n in named(axes) if n in above] == above
 
 
-def test_samplers_with_one_short_name_are_told_apart_in_the_legend():
+def test_one_table_is_a_panel_a_family():
+    figure = plotting.error_against_nfe({"exact": table()}, "W1")
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["exact, deterministic samplers", "exact, stochastic samplers"]
+    deterministic = table()
+    deterministic = replace(
+        deterministic, rows=[r for r in deterministic.rows if not r["stochastic"]]
+    )
+    assert len(plotting.error_against_nfe({"exact": deterministic}, "W1").axes) == 1
+
+
+def test_the_fan_has_the_slopes_of_orders_one_to_three():
+    for axes in plotting.error_against_nfe({"a": table(), "b": table()}, "W1").axes:
+        rays = [
+            ln for ln in axes.get_lines() if ln.get_linestyle() == ":" and len(ln.get_xdata()) == 2
+        ]
+        rays = [ln for ln in rays if ln.get_label().startswith("_")]
+        slopes = [np.diff(np.log(ln.get_ydata())) / np.diff(np.log(ln.get_xdata())) for ln in rays]
+        np.testing.assert_allclose(np.ravel(slopes), [-1, -2, -3], rtol=1e-9)
+        (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+        for ray in rays:
+            assert left < min(ray.get_xdata()) < max(ray.get_xdata()) < right
+            assert low < min(ray.get_ydata()) < max(ray.get_ydata()) < high
+
+
+def rows_of(errors, sampler="S({})"):
+    return [
+        {"sampler": sampler.format(k), "grid": "Power(power=1.0)", "stochastic": False, "nfe": 5,
+         "steps": 5, "W1": e, "error": ""}
+        for k, e in enumerate(errors)
+    ]  # fmt: skip
+
+
+def one_table(rows):
+    return plotting.error_against_nfe({"a": Table(rows, {"W1": (0.01, 0.02)}, 9, ("W1",))}, "W1")
+
+
+def test_of_many_curves_the_best_dozen_are_named_apart_and_the_rest_is_grey():
+    errors = [0.05 * (k + 1) for k in range(30)]
+    axes = one_table(rows_of(errors)).axes[0]
+    assert named(axes) == [f"S({k})" for k in range(12)]
+    grey = [name for name, ln in curves(axes).items() if ln.get_color() == "#BBBBBB"]
+    assert grey == [f"S({k})" for k in range(12, 30)]
+    places = sorted(t.get_position()[1] for t in axes.texts if t.get_position()[0] == 1.06)
+    assert np.diff(places).min() >= 0.06 - 1e-12
+    assert 0 <= places[0] < places[-1] <= 1
+
+
+def test_names_at_one_height_are_spread_inside_the_panel():
+    for wanted in ([0.5] * 9, [0.0] * 12, [1.0] * 12, [-3.0, 0.2, 9.0]):
+        places = plotting._spread(wanted, 0.06)
+        assert np.diff(places).min() >= 0.06 - 1e-12
+        assert places[0] >= 0
+        assert places[-1] <= 1
+    assert plotting._spread([0.1, 0.5, 0.9], 0.06) == [0.1, 0.5, 0.9]
+
+
+def test_an_error_beyond_all_measure_leaves_the_others_readable():
+    axes = one_table(rows_of([0.1, 0.2, 1e30])).axes[0]
+    low, high = axes.get_ylim()
+    assert high / low == pytest.approx(1e4)
+    assert low < 0.01 < 0.2 < high
+    assert named(axes) == ["S(0)", "S(1)", "S(2)"]
+
+
+def test_samplers_with_one_short_name_and_grids_of_one_sampler_are_told_apart():
     rows = [
-        {"sampler": repr(s), "steps": 5, "nfe": 5, "W1": 0.1, "error": ""}
-        for s in (FlowODE(), FlowODE(rtol=1e-9), DDIM())
-    ]
-    figure = plotting.error_against_nfe({"a": Table(rows, {"W1": (0.01, 0.02)}, 9, ("W1",))}, "W1")
-    texts = [t.get_text() for t in figure.legends[0].get_texts()]
-    assert texts == [repr(FlowODE()), repr(FlowODE(rtol=1e-9)), "DDIM(eta=0.0)"]
+        {"sampler": repr(s), "grid": repr(g), "stochastic": False, "nfe": 5, "W1": 0.1 * (k + 1), "error": ""}
+        for k, (s, g) in enumerate([
+            (FlowODE(), FlowODE().grid), (FlowODE(rtol=1e-9), FlowODE().grid),
+            (DDIM(), GRIDS["karras"]), (DDIM(), Power(2.5)), (UniPC(), UniPC().grid),
+        ])
+    ]  # fmt: skip
+    assert named(one_table(rows).axes[0]) == [
+        repr(FlowODE()), repr(FlowODE(rtol=1e-9)), "DDIM(eta=0.0), karras",
+        "DDIM(eta=0.0), Power(power=2.5)", "UniPC(2)",
+    ]  # fmt: skip
+
+
+def test_grids_of_times_are_points_of_one_curve():
+    rows = rows_of([0.2, 0.1, 0.05], "DDIM(eta=0.0)")
+    for row, nfe, digest in zip(rows, (20, 10, 40), "abc", strict=True):
+        row["nfe"], row["grid"] = nfe, f"times:{digest}"
+    (line,) = curves(one_table(rows).axes[0]).values()
+    assert list(line.get_xdata()) == [10, 20, 40]
+    assert list(line.get_ydata()) == [0.1, 0.2, 0.05]
 
 
 def test_failed_rows_are_left_out_of_the_lines():
-    good = table()
+    good, first = table(), short_names([repr(s) for s in ALL])[repr(ALL[0])]
     good.rows[1]["error"], good.rows[1]["W1"] = "NumericsError: lost", float("nan")
-    line = plotting.error_against_nfe({"a": good}, "W1").axes[0].get_lines()[0]
+    good.rows[-1]["W1"] = float("nan")  # a metric without a value
+    figure = plotting.error_against_nfe({"a": good}, "W1")
+    line = next(curves(axes)[first] for axes in figure.axes if first in curves(axes))
     assert list(line.get_xdata()) == [5, 100]
 
 

@@ -1,7 +1,9 @@
 """The README tells the truth: its code runs, its tables and pictures are what the package has."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +32,24 @@ def test_the_blocks_on_extending_run(tmp_path, monkeypatch):
         exec(compile(block, "extending.md", "exec"), names)
     assert len(names["table"].rows) == 4
     assert not any(row["error"] for row in names["table"].rows)
+
+
+@pytest.mark.slow
+def test_the_blocks_on_comparing_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parent.parent / "docs" / "comparing.md").read_text()
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        if "dask" in block and not find_spec("distributed"):
+            continue
+        exec(compile(block, "comparing.md", "exec"), names)
+    values = [row["W1"] for row in names["more"].rows]
+    for table in ("parallel", "clustered"):
+        assert table not in names or [row["W1"] for row in names[table].rows] == values
+    assert "parallel" in names
+    columns = re.findall(r"`([^`]+)`", " ".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)))
+    assert {*columns, "W2", "W2 se", "W2 floor"} == names["table"].rows[0].keys()
+    assert len(names["budget"].rows) == 6
 
 
 @pytest.mark.parametrize("sampler", samplers.ALL, ids=repr)

@@ -416,12 +416,13 @@ class ExactDenoiser(Denoiser):
     def _law(self, t: float, like: Tensor) -> _Diffused:
         """The constants at t; a sampler asks for the same few times once a chunk, so they are kept."""
         key = (t, like.dtype, like.device)
-        if key not in self._laws:
+        law = self._laws.get(key)
+        if law is None:  # another thread may clear what is kept at any time: hold on to this one
             if len(self._laws) >= 1024:
                 self._laws.clear()
             alpha, sigma = self.process.alpha(t), self.process.sigma(t)
-            self._laws[key] = _Diffused(self.mixture, alpha, sigma, like)
-        return self._laws[key]
+            law = self._laws[key] = _Diffused(self.mixture, alpha, sigma, like)
+        return law
 
 
 def _rates(process: Process, t: Any) -> tuple[float, float]:

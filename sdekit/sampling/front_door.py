@@ -130,7 +130,11 @@ def sample(
     noise = NoiseSource(plan, finer)
 
     runs, bounds = [], [(low, min(low + chunk, n)) for low in range(0, n, chunk)]
-    with _inference(denoiser), _bar(progress, len(bounds) * (len(times) - 1)) as bar:
+    with (
+        evaluating(denoiser),
+        torch.no_grad(),
+        _bar(progress, len(bounds) * (len(times) - 1)) as bar,
+    ):
         for low, high in bounds:
             normals = noise.normals(seed, low, high, event, dtype, device)
             start = None if x_init is None else x_init[low:high].to(device, dtype, copy=True)
@@ -347,8 +351,8 @@ def _placement(
 
 
 @contextmanager
-def _inference(denoiser: Denoiser) -> Iterator[None]:
-    """Evaluation mode and no gradients; both as they were afterwards."""
+def evaluating(denoiser: Denoiser) -> Iterator[None]:
+    """Evaluation mode, and the mode it was in afterwards."""
     modules = list(denoiser.modules()) if isinstance(denoiser, nn.Module) else []
     training = [m for m in modules if m.training]
     moded = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
@@ -357,8 +361,7 @@ def _inference(denoiser: Denoiser) -> Iterator[None]:
     for module in training:
         module.training = False
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for module in training:
             module.training = True

@@ -1,0 +1,18 @@
+"""How wrong every sampler is, what it costs, and where the error of a trained model comes from."""
+
+from sdekit.comparison.error_budget import ErrorBudget, error_budget
+from sdekit.comparison.front_door import compare
+from sdekit.comparison.runs import Metric, default_metrics
+from sdekit.comparison.tables import Records, Table, short_name, short_names
+
+__all__ = [
+    "ErrorBudget",
+    "Metric",
+    "Records",
+    "Table",
+    "compare",
+    "default_metrics",
+    "error_budget",
+    "short_name",
+    "short_names",
+]

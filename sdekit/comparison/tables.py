@@ -1,0 +1,154 @@
+"""Records with names: read as text, Markdown, CSV or a data frame."""
+
+import csv
+import importlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sdekit.sampling.grids import GRIDS
+
+
+@dataclass(frozen=True)
+class Records(ABC):
+    """A list of records, `rows`, with the same keys each."""
+
+    rows: list[dict[str, Any]]
+
+    @abstractmethod
+    def _cells(self) -> list[list[str]]:
+        """Head and rows as text."""
+
+    def _notes(self) -> list[str]:
+        """What is said below the table, a line each."""
+        return []
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write the rows, one line each."""
+        with Path(path).open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(self.rows[0]))
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def to_pandas(self) -> Any:
+        """The rows as a data frame.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError as error:
+            name = f"{type(self).__name__}.to_pandas"
+            message = f'{name} needs pandas: pip install "sdekit[tables]"'
+            raise ImportError(message) from error
+        return pandas.DataFrame(self.rows)
+
+    def markdown(self) -> str:
+        """The rows as a Markdown table, with notes below."""
+        head, *body = self._cells()
+        lines = [head, ["---"] * len(head), *body]
+        table = [f"| {' | '.join(line)} |" for line in lines]
+        return "\n".join([*table, *(f"\n{note}" for note in self._notes())])
+
+    def __str__(self) -> str:
+        """The rows in aligned columns."""
+        table = self._cells()
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [
+            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+            for line in table
+        ]
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *self._notes()])
+
+
+@dataclass(frozen=True)
+class Table(Records):
+    """Rows of `compare`.
+
+    Attributes:
+        rows: one dict a sampler, grid and step count, with the keys
+
+            - sampler, grid: as their repr; times given as numbers are "times:" and a digest of them;
+            - stochastic: whether the sampler draws normals after the start;
+            - steps: intervals of the grid;
+            - nfe: model calls a sample cost, counted at the model (the most of any seed);
+            - error: empty, or why a run failed (every number of the row is then NaN);
+            - for each metric its name (the mean over seeds), "... se" (standard error over seeds, NaN for
+              one seed) and "... floor" (what as many exact samples score on average);
+            - seconds: wall time of a run, of which "model seconds" inside the model (means over seeds);
+            - overhead us: the rest, in microseconds a step of all n samples, the least of any seed: writing
+              a plan and a busy machine are no part of it (NaN where the solver chooses its steps).
+        floors: by metric, what exact samples of the same number score: (mean, 95th percentile).
+        n: samples a run.
+    """
+
+    floors: dict[str, tuple[float, float]]
+    n: int
+    metric_names: tuple[str, ...] = field(default=())
+
+    def _cells(self) -> list[list[str]]:
+        """Head, rows and floors as text."""
+        head = ["sampler", "grid", "steps", "NFE", *self.metric_names, "seconds", "us/step"]
+        table, names = [head], short_names([row["sampler"] for row in self.rows])
+        for row in self.rows:
+            found = [
+                "failed" if row["error"] else with_error(row[m], row[f"{m} se"])
+                for m in self.metric_names
+            ]
+            place = [names[row["sampler"]], grid_name(row["grid"]), str(row["steps"])]
+            times = [_number(row["seconds"], ".2f"), _number(row["overhead us"], ".0f")]
+            table.append([*place, str(row["nfe"]), *found, *times])
+        floors = [f"{self.floors[m][0]:.4f}" for m in self.metric_names]
+        return [*table, [f"{self.n:,} exact samples", "", "", "", *floors, "", ""]]
+
+    def _notes(self) -> list[str]:
+        """Why rows failed."""
+        names = short_names([row["sampler"] for row in self.rows])
+        return [
+            f"{names[row['sampler']]}, {row['steps']} steps failed: {' '.join(row['error'].split())}"
+            for row in self.rows
+            if row["error"]
+        ]
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error; NaN where there is nothing to take it of."""
+    count = len(values)
+    mean = sum(values) / count if count else math.nan
+    if count < 2:
+        return mean, math.nan
+    return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (count - 1) / count)
+
+
+def with_error(value: float, error: float) -> str:
+    """`0.0123 ± 0.0004`, or the value alone where its error is not known."""
+    return f"{value:z.4f}" + (f" ± {error:.4f}" if math.isfinite(error) else "")
+
+
+def _number(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else ""
+
+
+def grid_name(grid: str) -> str:
+    """The name of a grid that has one, by its repr; else the repr."""
+    return next((name for name, known in GRIDS.items() if repr(known) == grid), grid)
+
+
+def short_name(sampler: str) -> str:
+    """A repr without the arguments that most rows leave alone: `DDIM(eta=0.0)`, `FlowODE(dopri5)`."""
+    name, _, rest = sampler.partition("(")
+    if name == "PredictorCorrector":
+        return "PredictorCorrector(" + rest.partition("predictor=")[2].partition("(")[0] + ")"
+    first = rest.rstrip(")").split(",")[0].partition("=")
+    return f"{name}({first[2].strip(chr(39))})" if name != "DDIM" else f"{name}({''.join(first)})"
+
+
+def short_names(samplers: Iterable[str]) -> dict[str, str]:
+    """Short names by repr; samplers that would share one keep their whole repr."""
+    short = {sampler: short_name(sampler) for sampler in samplers}
+    taken = list(short.values())
+    return {s: name if taken.count(name) == 1 else s for s, name in short.items()}

@@ -133,7 +133,9 @@ def test_noise_is_drawn_exactly_where_it_is_said(sampler: ss.Sampler) -> None:
 # ------------------------------------------------------------------------------------------ orders
 
 
-RANDOM = [s for s in PLANS if s.stochastic and type(s) is not ss.PredictorCorrector]
+# A fixed corrector has a bias; ER-SDE's noise is so little that its order shows elsewhere (test_er_sde).
+SPECIAL = (ss.PredictorCorrector, ss.ERSDE)
+RANDOM = [s for s in PLANS if s.stochastic and not isinstance(s, SPECIAL)]
 STEADY = [s for s in PLANS if not s.stochastic]
 
 

@@ -16,12 +16,12 @@ from sdekit.sampling.tape import Form, Tape
 class AnnealedLangevin(PlanSampler):
     """Langevin steps x + e score + sqrt(2 e) z with e = step sigma^2 at each time, x / alpha kept in between.
 
-    Song & Ermon 2019, algorithm 1 (their step is 2 e), for any process. Two errors on data of variance v:
+    Song & Ermon 2019, algorithm 1 (their step is 2 e), for any process. Two errors, on data of variance v:
 
-    - The stationary variance at a level is V / (1 - q / 2) with V = alpha^2 v + sigma^2, q = step sigma^2 / V,
-      not V: a bias that more levels or more moves do not remove, though it is small where sigma^2 << V.
-    - Levels are left before the law has settled. Once rho^2 is below about v h / (moves step), where h is the
-      spacing of log rho, it no longer follows, and that much variance stays. This error falls as 1 / N.
+    - The stationary variance at a level is V / (1 - q / 2) and not V, with V = alpha^2 v + sigma^2 and
+      q = step sigma^2 / V: a bias that neither more levels nor more moves remove, small where sigma^2 << V.
+    - Levels are left before the law has settled. Once rho^2 is below about v h / (moves step), where h is
+      the spacing of log rho, it no longer follows, and that much variance stays. This falls as 1 / N.
 
     Args:
         step: e / sigma^2, in (0, 1].

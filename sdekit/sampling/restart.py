@@ -16,11 +16,12 @@ from sdekit.sampling.tape import Form, Tape
 class Restart(PlanSampler):
     """The flow down to rho = low, then `repeats` times up to rho = high by noise and down again.
 
-    Xu et al. 2023, algorithm 1, with rho = sigma / alpha. Noise of variance high^2 - low^2 contracts the error
-    that has built up, and the next run through the interval makes less of it. The way down uses the nodes of
-    the grid between `high` and `low`, which are nodes themselves: with steps of its own, however many, the
-    error of that way would stay as the grid is refined. An interval that reaches beyond the grid is cut
-    there; outside of it there is no restart.
+    Xu et al. 2023, algorithm 1, with rho = sigma / alpha. Noise of variance high^2 - low^2 contracts the
+    error that has built up before. The way down uses the nodes of the grid between `high` and `low`, which
+    become nodes themselves: with a fixed number of steps of its own the error of that way would stay as the
+    grid is refined. An interval that reaches beyond the grid is cut there; outside of it there is no restart.
+
+    N steps cost one more if `low` is not a node already, and `repeats` times those between `high` and `low`.
 
     Args:
         low, high: the interval of rho.

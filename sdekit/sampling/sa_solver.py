@@ -27,8 +27,8 @@ class SASolver(PlanSampler):
         predictor: predictions that the predictor uses, 1 to 4.
         corrector: predictions that the corrector uses, the newest among them, 2 to 4; 0 for none.
         tau: noise of the reverse process, 1 as in the reverse SDE, 0 for none.
-        low, high: the range of rho = sigma / alpha that has noise, to infinity if None; a step that crosses an
-            end is integrated in parts.
+        low, high: the range of rho = sigma / alpha that has noise, to infinity if None; a step that crosses
+            an end is integrated in parts.
     """
 
     predictor: int = 3
@@ -95,7 +95,7 @@ class SASolver(PlanSampler):
 
 
 def adams(past: Past, s: Node, stretches: Stretches) -> Form:
-    """The integral over a step from s, weighted as in the exact solution, of the polynomial through `past`."""
+    """The integral over a step from s of the polynomial through `past`, weighted as in the exact solution."""
     moments = piecewise_moments(stretches, len(past))
     weights = integrated_lagrange([place - s.half_log_snr for place, _ in past], moments)
     total = Form({})
@@ -105,7 +105,7 @@ def adams(past: Past, s: Node, stretches: Stretches) -> Form:
 
 
 def piecewise_moments(stretches: Stretches, count: int) -> list[float]:
-    """int_0^h c(u) exp(-int_u^h c) u^j du for j = 0 .. count - 1, with c = 1 + tau^2 constant on stretches."""
+    """int_0^h c(u) exp(-int_u^h c) u^j du for j = 0 .. count - 1, c = 1 + tau^2 constant on stretches."""
     moments = [0.0] * count
     for a, b, tau in stretches:
         decay = exp(-(1 + tau**2) * (b - a))

@@ -34,7 +34,7 @@ class EulerMaruyama(PlanSampler):
         check_choice("variance", self.variance, ("step", "integrated"))
 
     def __repr__(self) -> str:
-        return "EulerMaruyama()" if self.variance == "step" else f"EulerMaruyama({self.variance!r})"
+        return f"EulerMaruyama({'' if self.variance == 'step' else f'variance={self.variance!r}'})"
 
     def write(self, tape: Tape, process: Process, nodes: Sequence[Node], x: Form) -> Form:
         """x - h (f x - g^2 score) + g sqrt(h) z."""

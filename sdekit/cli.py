@@ -129,8 +129,10 @@ def sample(
     sampler: Annotated[
         str,
         typer.Option(
-            help="euler-maruyama, ancestral, ddim, predictor-corrector, exponential-ab, "
-            "dpm-solver-pp, uni-pc, edm-heun, dpm-solver, sigma-runge-kutta, flow-ode or torch-sde."
+            help="euler-maruyama, reverse-diffusion, ancestral, ddim, ito-exponential, "
+            "predictor-corrector, annealed-langevin, exponential-ab, dpm-solver-pp, sa-solver, ersde, "
+            "uni-pc, edm-heun, restart, dpm-solver-pp2s-ancestral, dpm-solver, sigma-runge-kutta, "
+            "flow-ode or torch-sde."
         ),
     ] = "ddim",
     steps: Annotated[int, typer.Option(min=1, help="Intervals of the time grid.")] = 50,

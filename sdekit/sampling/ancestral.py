@@ -91,7 +91,7 @@ class Ancestral(PlanSampler):
 
 @dataclass(frozen=True, repr=False)
 class FittedAncestral(PlanSampler):
-    """Ancestral sampling whose steps add an average posterior variance.  Bao et al. 2022, eq. 7.
+    """Ancestral sampling whose steps add an average posterior variance.  Bao et al. 2022, theorem 1.
 
     Args:
         times: at which the model is read.

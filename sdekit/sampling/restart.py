@@ -37,7 +37,7 @@ class Restart(PlanSampler):
     nfe_per_step = None
 
     def __post_init__(self) -> None:
-        check_number("low", self.low, 0)
+        check_number("low", self.low, 0, open_low=True)
         check_number("high", self.high, self.low, open_low=True)
         check_integer("repeats", self.repeats, 1)
         if not isinstance(self.solver, PlanSampler):
@@ -55,7 +55,7 @@ class Restart(PlanSampler):
 
     def write(self, tape: Tape, process: Process, nodes: Sequence[Node], x: Form) -> Form:
         """Down to `low`, the restarts, and on to the end."""
-        high, low = (self._nearest(process, nodes, rho) for rho in (self.high, self.low))
+        high, low = (_node_at(process, nodes, rho) for rho in (self.high, self.low))
         if not high.rho > low.rho:
             return self.solver.write(tape, process, nodes, x)
         above = [node for node in nodes if node.rho > low.rho]
@@ -68,12 +68,11 @@ class Restart(PlanSampler):
             x = self.solver.write(tape, process, inside, tape.node(high.alpha * y, high))
         return self.solver.write(tape, process, [low, *below], x) if below else x
 
-    def _nearest(self, process: Process, nodes: Sequence[Node], rho: float) -> Node:
-        """The node at this rho, of the grid where it has one, and none beyond its ends."""
-        for node in (nodes[0], nodes[-1]):
-            if (node is nodes[0]) == (rho > node.rho):
-                return node
-        close = min(nodes, key=lambda node: abs(log(node.rho / rho)))
-        if abs(log(close.rho / rho)) < 1e-9:
-            return close
-        return process.node_at_log_snr(-2 * log(rho))
+
+def _node_at(process: Process, nodes: Sequence[Node], rho: float) -> Node:
+    """The node at this rho, none beyond the ends of the grid, that of the grid where there is one."""
+    rho = min(max(rho, nodes[-1].rho), nodes[0].rho)
+    nearest = min(nodes, key=lambda node: abs(log(node.rho / rho)))
+    if abs(log(nearest.rho / rho)) < 1e-9:
+        return nearest
+    return process.node_at_log_snr(-2 * log(rho))

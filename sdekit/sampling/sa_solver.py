@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import comb, exp, expm1, inf, log, sqrt
+from math import comb, exp, expm1, log, sqrt
 
 from sdekit.errors import check_integer, check_number
 from sdekit.processes import Node, Process
@@ -86,10 +86,9 @@ class SASolver(PlanSampler):
 
     def _stretches(self, s: Node, t: Node) -> Stretches:
         """The step cut where tau changes."""
-        h = t.half_log_snr - s.half_log_snr
-        start = 0.0 if self.high is None else -log(self.high) - s.half_log_snr if self.high else inf
-        stop = -log(self.low) - s.half_log_snr if self.low else h
-        a, b = min(max(start, 0.0), h), min(max(stop, 0.0), h)
+        first = s.rho if self.high is None else min(max(self.high, t.rho), s.rho)
+        last = min(max(self.low, t.rho), first)
+        a, b, h = (log(s.rho / rho) for rho in (first, last, t.rho))
         cuts = [(0.0, a, 0.0), (a, b, self.tau), (b, h, 0.0)]
         return [(low, high, tau) for low, high, tau in cuts if high > low]
 

@@ -110,6 +110,15 @@ def test_the_integrated_variance_halves_the_distance() -> None:
         assert distance(INTEGRATED.plan(VP, times)) == pytest.approx(better, rel=5e-3)
 
 
+def test_on_one_bell_the_integrated_variance_doubles_the_error() -> None:
+    times, exact = ss.GRIDS["uniform"].times(VP, 50, 1.0, 1e-3), variance_at(VP, 1e-3)
+    plain, other = (
+        s.plan(VP, times).gaussian_law(0.7, 0.25)[1].item() / exact - 1
+        for s in (ss.EulerMaruyama(), INTEGRATED)
+    )
+    assert (plain, other) == pytest.approx((0.0327, -0.0639), rel=5e-3)
+
+
 # --------------------------------------------------------------------------------- reverse diffusion
 
 

@@ -23,9 +23,9 @@ class EulerMaruyama(PlanSampler):
 
     Args:
         variance: of the noise of a step. "step" is g^2 h with g^2 where the step starts; "integrated" is that
-            of the stochastic integral itself, int g^2 dt. The drift is the same; integrating g^2 there as well
-            does worse than either. Neither is better everywhere: the second halves W2 on the two-mode
-            mixture (0.022 for 0.042 at 25 steps) and doubles the error of the variance on N(0.7, 0.25).
+            of the stochastic integral itself, int g^2 dt. The drift is the same; integrating g^2 in it too is
+            worse than either. Neither is better everywhere: the second halves W2 on the two-mode mixture
+            (0.022 for 0.042 at 25 steps) and doubles the error of the variance on N(0.7, 0.25).
     """
 
     variance: str = "step"

@@ -17,7 +17,7 @@ from torch import Tensor
 import sdekit as sk
 from sdekit import samplers as ss
 from sdekit.processes import ALL as PROCESSES
-from sdekit.sampling.ancestral import FittedAncestral, posterior_variances
+from sdekit.sampling.ancestral import _FittedAncestral, posterior_variances
 from sdekit.sampling.one_step import integrated_g2
 from sdekit.sampling.plan import Plan
 
@@ -348,7 +348,7 @@ def test_a_run_fits_itself_to_an_exact_model() -> None:
     target, n = sk.GaussianMixture(None, [0.7], 0.5), 100_000
     out = sk.sample(target.denoiser(VP), (n, 1), sampler=OPTIMAL, steps=3, seed=3, dtype=F64)
     assert out.plan is not None
-    assert out.plan.name.startswith("FittedAncestral(3 steps, ")
+    assert out.plan.name.startswith("Ancestral(variance='optimal', 3 times, ")
     v = variance_at(VP, 1e-3)
     assert abs(out.x.mean().item() - VP.alpha(1e-3) * 0.7) < 4 * math.sqrt(v / n)
     assert abs(out.x.var().item() / v - 1) < 4 * math.sqrt(2 / n)
@@ -372,6 +372,7 @@ def test_a_fit_goes_where_a_sampler_goes() -> None:
     model = TOY.denoiser(FLOW)
     times = [1.0, 0.7, 0.3, 0.0]
     fitted = OPTIMAL.fitted(model, times)
+    assert isinstance(fitted, _FittedAncestral)
     assert fitted.times == (0.7, 0.3)
     assert fitted.plan(FLOW, times).nfe == 3
     steps = ss.PredictorCorrector(predictor=fitted).plan(FLOW, times)
@@ -391,7 +392,7 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: OPTIMAL.fitted(Off(0), [1, 0.5], data=torch.tensor([[math.nan]])), ValueError, "NaN"),
     (lambda: OPTIMAL.fitted(Off(0), [1, 0.5], seed=-1), ValueError, "seed must be >= 0"),
     (lambda: OPTIMAL.fitted(Off(0), [1, 0.5], samples=1), ValueError, "samples must be >= 2"),
-    (lambda: FittedAncestral((1.0,), (0.1,)).plan(VP, [0.9, 0.5]), ValueError, "other times: t = 0.9"),
+    (lambda: _FittedAncestral((1.0,), (0.1,)).plan(VP, [0.9, 0.5]), ValueError, "other times: t = 0.9"),
 ]  # fmt: skip
 
 

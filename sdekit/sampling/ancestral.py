@@ -60,7 +60,7 @@ class Ancestral(PlanSampler):
         data: Tensor | None = None,
         samples: int = 10_000,
         seed: int = 0,
-    ) -> "FittedAncestral":
+    ) -> PlanSampler:
         """This sampler with the optimal variances of one model on one grid: a plan sampler like any other.
 
         Args:
@@ -80,7 +80,7 @@ class Ancestral(PlanSampler):
         process = denoiser.process
         read = [t for t in check_times(times, process)[:-1] if process.alpha(t) > 0]
         values = posterior_variances(denoiser, read, data=data, samples=samples, seed=seed)
-        return FittedAncestral(tuple(read), tuple(values))
+        return _FittedAncestral(tuple(read), tuple(values))
 
     def program(self, denoiser: Denoiser, times: list[float], final: str) -> Program:
         """The plan; "optimal" is fitted first, anew in every run."""
@@ -90,7 +90,7 @@ class Ancestral(PlanSampler):
 
 
 @dataclass(frozen=True, repr=False)
-class FittedAncestral(PlanSampler):
+class _FittedAncestral(PlanSampler):
     """Ancestral sampling whose steps add an average posterior variance.  Bao et al. 2022, theorem 1.
 
     Args:
@@ -104,7 +104,7 @@ class FittedAncestral(PlanSampler):
     def __repr__(self) -> str:
         numbers = np.array([self.times, self.variances]).tobytes()
         digest = blake2b(numbers, digest_size=4).hexdigest()
-        return f"FittedAncestral({len(self.times)} steps, {digest})"
+        return f"Ancestral(variance='optimal', {len(self.times)} times, {digest})"
 
     def write(self, tape: Tape, process: Process, nodes: Sequence[Node], x: Form) -> Form:
         """Ancestral steps with the variances of their starts."""

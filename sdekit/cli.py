@@ -132,9 +132,7 @@ def sample(
     sampler: Annotated[
         str,
         typer.Option(
-            help="euler-maruyama, ancestral, ddim, predictor-corrector, norm-corrector, exponential-ab, "
-            "dpm-solver-pp, uni-pc, edm-heun, dpm-solver, adaptive-dpm-solver, sigma-runge-kutta, flow-ode "
-            "or torch-sde."
+            help="Its class in kebab case, as `sdekit samplers` lists them: euler-maruyama, ddim, uni-pc."
         ),
     ] = "ddim",
     steps: Annotated[int, typer.Option(min=1, help="Intervals of the time grid.")] = 50,
@@ -253,6 +251,19 @@ def compare(
         figure = plotting.error_against_nfe({label: table}, table.metric_names[0], title=target)
         plotting.save(figure, out / "compare.png")
         typer.echo(f"wrote {out / 'compare.csv'} and {out / 'compare.png'}")
+
+
+@app.command()
+def samplers() -> None:
+    """List the samplers: the name for `--sampler`, what it stands for, order, noise, calls a step."""
+    from sdekit.sampling import ALL
+
+    typer.echo(f"{'name':<28}{'order':>6}{'random':>8}{'calls':>7}  default instance")
+    named = _samplers().values()
+    for sampler in ALL:
+        name = _kebab(type(sampler).__name__) if sampler in named else ""
+        random, calls = "yes" if sampler.stochastic else "no", sampler.nfe_per_step or "-"
+        typer.echo(f"{name:<28}{sampler.order:>6}{random:>8}{calls:>7}  {sampler!r}")
 
 
 @app.command()

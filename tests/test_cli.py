@@ -95,10 +95,17 @@ def test_names_in_the_help_are_all_there_are(run):
         assert found
         return set(re.split(r", | or ", found[1]))
 
-    assert listed("sample", "--sampler") == set(cli._samplers())
     assert listed("sample", "--grid") == set(sk.samplers.GRIDS)
     assert listed("train", "--process") == set(cli._processes())
     assert listed("compare", "--target") == set(TARGETS)
+
+
+def test_samplers_are_listed_with_what_they_claim(run):
+    lines = run("samplers")[1].splitlines()[1:]
+    assert [line.split(maxsplit=3)[-1].split("  ")[-1] for line in lines] == [
+        repr(s) for s in sk.samplers.ALL
+    ]
+    assert {line.split()[0] for line in lines if line[0] != " "} == set(cli._samplers())
 
 
 # ------------------------------------------------------------------------------ train and sample

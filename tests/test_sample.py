@@ -338,9 +338,9 @@ def test_watching_changes_nothing(sampler: ss.Sampler, final: str) -> None:
 
 
 def test_the_trajectory_ends_anywhere_as_a_shorter_run() -> None:
-    """UniPC apart: its last state is predicted only, the same state of a longer run is corrected."""
+    """But for UniPC and SA-Solver, whose last state is predicted only, and restarts, cut at the end."""
     model, times = TOY.denoiser(VP), [1.0, 0.7, 0.4, 0.2, 0.05]
-    for sampler in [s for s in PLANS if not isinstance(s, ss.UniPC)]:
+    for sampler in [s for s in PLANS if not isinstance(s, (ss.UniPC, ss.SASolver, ss.Restart))]:
         full = sk.sample(model, (5, 1), sampler=sampler, grid=times, seed=1, trajectory=True)
         for k in range(2, 5):
             short = sk.sample(model, (5, 1), sampler=sampler, grid=times[:k], seed=1)
@@ -348,7 +348,9 @@ def test_the_trajectory_ends_anywhere_as_a_shorter_run() -> None:
             assert torch.equal(short.x, full.trajectory[k - 1])
 
 
-@pytest.mark.parametrize("sampler", [*PLANS, NORMS[1]], ids=repr)
+@pytest.mark.parametrize(
+    "sampler", [*(s for s in PLANS if s.nfe_per_step is not None), NORMS[1]], ids=repr
+)
 def test_a_callback_stops_the_run(sampler: ss.Sampler) -> None:
     model = Counted(TOY.denoiser(VP))
     full = sk.sample(model, (5, 1), sampler=sampler, steps=6, seed=0, trajectory=True)
@@ -367,8 +369,8 @@ def test_a_callback_stops_the_run(sampler: ss.Sampler) -> None:
     assert torch.equal(out.trajectory, full.trajectory[:3])
     assert torch.equal(out.x, full.trajectory[2])
     assert sampler.nfe_per_step is not None
-    # UniPC corrects a node by the call that the next step would start with.
-    ahead = isinstance(sampler, ss.UniPC)
+    # These correct a node by the call that the next step would start with.
+    ahead = isinstance(sampler, (ss.UniPC, ss.SASolver))
     assert out.nfe == len(model.times) == 2 * sampler.nfe_per_step + ahead
 
 

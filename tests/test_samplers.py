@@ -133,7 +133,10 @@ def test_noise_is_drawn_exactly_where_it_is_said(sampler: ss.Sampler) -> None:
 # ------------------------------------------------------------------------------------------ orders
 
 
-RANDOM = [s for s in PLANS if s.stochastic and type(s) is not ss.PredictorCorrector]
+# A fixed corrector has a bias; the noise of ER-SDE is so little that its order shows on other grids, see
+# test_stochastic_samplers.
+SPECIAL = (ss.PredictorCorrector, ss.ERSDE)
+RANDOM = [s for s in PLANS if s.stochastic and not isinstance(s, SPECIAL)]
 STEADY = [s for s in PLANS if not s.stochastic]
 
 

@@ -139,12 +139,11 @@ def grid_name(grid: str) -> str:
 
 
 def short_name(sampler: str) -> str:
-    """A repr without the arguments that most rows leave alone: `DDIM(eta=0.0)`, `FlowODE(dopri5)`."""
+    """A repr cut to its first argument: `DDIM(eta=0.0)`, `FlowODE(dopri5)`."""
     name, _, rest = sampler.partition("(")
-    if name == "PredictorCorrector":
-        return "PredictorCorrector(" + rest.partition("predictor=")[2].partition("(")[0] + ")"
-    first = rest.rstrip(")").split(",")[0].partition("=")
-    return f"{name}({first[2].strip(chr(39))})" if name != "DDIM" else f"{name}({''.join(first)})"
+    argument, _, value = rest.removesuffix(")").partition(", ")[0].partition("=")
+    value = value.partition("(")[0].strip("'")  # of a sampler within a sampler, its class
+    return f"{name}({argument}={value})" if name == "DDIM" else f"{name}({value})"
 
 
 def short_names(samplers: Iterable[str]) -> dict[str, str]:

@@ -2,36 +2,50 @@
 
 from sdekit.sampling.adaptive import AdaptiveDPMSolver
 from sdekit.sampling.algebra import invert, sensitivity
+from sdekit.sampling.ancestral import Ancestral
 from sdekit.sampling.edm import EDMHeun
+from sdekit.sampling.er_sde import ERSDE
 from sdekit.sampling.flow_ode import FlowODE, ProbabilityFlow
 from sdekit.sampling.front_door import Samples, sample
 from sdekit.sampling.grids import GRIDS, Angle, Karras, LogSNR, Power, TimeGrid
+from sdekit.sampling.langevin import AnnealedLangevin
 from sdekit.sampling.leapfrog import Leapfrog
 from sdekit.sampling.multistep import DPMSolverPP, ExponentialAB
-from sdekit.sampling.one_step import DDIM, Ancestral, EulerMaruyama
+from sdekit.sampling.one_step import DDIM, EulerMaruyama, ItoExponential, ReverseDiffusion
 from sdekit.sampling.parallel import ParallelInTime
 from sdekit.sampling.plan import Plan, Row
 from sdekit.sampling.predictor_corrector import NormCorrector, PredictorCorrector
+from sdekit.sampling.restart import Restart
 from sdekit.sampling.reverse_sde import ReverseSDE, TorchSDE
+from sdekit.sampling.sa_solver import SASolver
 from sdekit.sampling.sampler import PlanSampler, Sampler
 from sdekit.sampling.single_step import DPMSolver, SigmaRungeKutta
 from sdekit.sampling.tape import Form, Tape
+from sdekit.sampling.two_stage import DPMSolverPP2SAncestral
 from sdekit.sampling.unipc import UniPC
 
 #: The default instance of every sampler; tests, `compare` and the documentation iterate over it.
 ALL: tuple[Sampler, ...] = (
     EulerMaruyama(),
+    EulerMaruyama("integrated"),
+    ReverseDiffusion(),
     Ancestral(),
     Ancestral("beta"),
     DDIM(),
     DDIM(eta=1.0),
+    ItoExponential(),
     PredictorCorrector(),
     NormCorrector(norm="batch"),  # its default warns in one and two dimensions
+    AnnealedLangevin(),
     ExponentialAB(),
     DPMSolverPP(),
     DPMSolverPP(tau=1.0),
+    SASolver(),
+    ERSDE(),
     UniPC(),
     EDMHeun(),
+    Restart(),
+    DPMSolverPP2SAncestral(),
     DPMSolver(),
     DPMSolver(order=3),
     AdaptiveDPMSolver(),
@@ -45,17 +59,21 @@ ALL: tuple[Sampler, ...] = (
 __all__ = [
     "ALL",
     "DDIM",
+    "ERSDE",
     "GRIDS",
     "AdaptiveDPMSolver",
     "Ancestral",
     "Angle",
+    "AnnealedLangevin",
     "DPMSolver",
     "DPMSolverPP",
+    "DPMSolverPP2SAncestral",
     "EDMHeun",
     "EulerMaruyama",
     "ExponentialAB",
     "FlowODE",
     "Form",
+    "ItoExponential",
     "Karras",
     "Leapfrog",
     "LogSNR",
@@ -66,8 +84,11 @@ __all__ = [
     "Power",
     "PredictorCorrector",
     "ProbabilityFlow",
+    "Restart",
+    "ReverseDiffusion",
     "ReverseSDE",
     "Row",
+    "SASolver",
     "Sampler",
     "Samples",
     "SigmaRungeKutta",

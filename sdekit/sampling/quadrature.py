@@ -1,0 +1,24 @@
+"""Composite Gauss-Legendre quadrature, for the coefficients that have no closed form."""
+
+from functools import cache
+from math import ceil
+
+import numpy as np
+
+
+def panels(low: float, high: float, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """Points and weights on [low, high], eight to a panel, panels no wider than `width`.
+
+    Where the integrand is analytic within pi of the line, as a logistic function is, panels of width 2 leave
+    an error of 1e-12.
+    """
+    points, weights = _rule(8)
+    count = max(1, ceil((high - low) / width))
+    half = (high - low) / (2 * count)
+    middles = low + half * (2 * np.arange(count) + 1)
+    return (middles[:, None] + half * points).ravel(), np.tile(half * weights, count)
+
+
+@cache
+def _rule(order: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.legendre.leggauss(order)

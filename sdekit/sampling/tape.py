@@ -78,6 +78,12 @@ class Tape:
         """-(x - alpha E[x_0 | x]) / sigma^2."""
         return self._read(x, node, (-1 / node.sigma**2, node.alpha / node.sigma**2))
 
+    def velocity(self, x: Form, node: Node) -> Form:
+        """dx/dt of the probability flow: E[x_0 | x] d alpha/dt + noise d sigma/dt."""
+        alpha_slope, sigma_slope = (float(v) for v in self.process.slopes(node.t))
+        growth = sigma_slope / node.sigma
+        return self._read(x, node, (growth, alpha_slope - growth * node.alpha))
+
     def normal(self, interval: tuple[float, float] | None = None) -> Form:
         """A fresh unit normal; `interval` is the stretch of the sampler's clock whose noise it is."""
         self._normals.append(interval)

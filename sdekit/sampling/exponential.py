@@ -1,47 +1,79 @@
 """What exponential integrators share: the probability flow as a linear equation, and its exact solution.
 
-Read as data or as noise, the flow is linear but for one reading P of the model, and it is the same
-equation (Lu et al. 2022a, proposition 3.1; 2022b, proposition 4.1): in y = x / scale
+The flow is linear but for one reading P of the model, and in y = x / scale every reading has the same
+equation, dy/dk = rate (P - y), or dy/dk = P where the rate is 0:
 
-    dy/dk = P - y        data: P = E[x_0 | x], scale = alpha, k = half_log_snr
-                         noise: P = (x - alpha E[x_0 | x]) / sigma, scale = sigma, k = -half_log_snr
+    data    P = E[x_0 | x]                    scale = alpha   k = half_log_snr             rate = 1 + tau^2
+    noise   P = (x - alpha E[x_0 | x]) / sigma  scale = sigma   k = -half_log_snr            rate = 1
+    v       P = (alpha noise - sigma data) / r  scale = r       k = atan(sigma / alpha)      rate = 0
 
-so that a step of length h has the exact solution y(h) = e^-h y(0) + int_0^h e^(u - h) P(u) du, in which only
-P has to be guessed. The names are those of Hochbruck & Ostermann 2010 ("Exponential integrators").
+with r^2 = alpha^2 + sigma^2 (Lu et al. 2022a, proposition 3.1; 2022b, proposition 4.1; Salimans & Ho 2022,
+appendix D). tau > 0 is the linear part of the SDE with tau times the noise of the reverse SDE (Xue et al.
+2023). A step from s to t is exactly
+
+    y_t = e^-(rate h) y_s + int K P,      K = rate e^(rate (k - k_t)) dk,      h = k_t - k_s
+
+in which only P has to be guessed.
 """
 
 from dataclasses import dataclass
-from math import exp, factorial
+from math import atan2, exp, factorial, hypot, log, tan
+
+import numpy as np
 
 from sdekit.processes import Node, Process
 from sdekit.sampling.tape import Form, Tape
 
+PREDICTIONS = ("data", "noise", "v")
+
 
 @dataclass(frozen=True)
 class Semilinear:
-    """The probability flow as dy/dk = P - y, for P = "data" or "noise"."""
+    """The probability flow as a linear equation in one reading of the model."""
 
     prediction: str
+    tau: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Of the decay of y in k."""
+        return {"data": 1 + self.tau**2, "noise": 1.0, "v": 0.0}[self.prediction]
 
     def time(self, node: Node) -> float:
-        """k, which grows towards the data in data prediction and falls in noise prediction."""
+        """k, which grows towards the data in data prediction only."""
+        if self.prediction == "v":
+            return atan2(node.sigma, node.alpha)
         return node.half_log_snr if self.prediction == "data" else -node.half_log_snr
 
     def node(self, process: Process, k: float) -> Node:
         """The node at which k has this value."""
-        return process.node_at_log_snr(2 * k if self.prediction == "data" else -2 * k)
+        half = {"data": k, "noise": -k}.get(self.prediction)
+        return process.node_at_log_snr(2 * (-log(tan(k)) if half is None else half))
 
     def scale(self, node: Node) -> float:
         """x = scale y."""
+        if self.prediction == "v":
+            return hypot(node.alpha, node.sigma)
         return node.alpha if self.prediction == "data" else node.sigma
 
     def carry(self, s: Node, t: Node) -> float:
-        """What is left at t of a unit of x_s: scale_t / scale_s e^-h, without the rounding of h."""
-        return t.sigma / s.sigma if self.prediction == "data" else t.alpha / s.alpha
+        """What is left at t of a unit of x_s; from ratios, which lose nothing to the rounding of h."""
+        if self.prediction == "v":
+            return self.scale(t) / self.scale(s)
+        if self.prediction == "noise":
+            return t.alpha / s.alpha
+        return t.sigma / s.sigma * (s.rho / t.rho) ** -(self.tau**2)
+
+    def kernel(self, half_log_snr: np.ndarray, t: Node) -> np.ndarray:
+        """K by half_log_snr, on a step that ends at t."""
+        if self.prediction == "v":
+            return -0.5 / np.cosh(half_log_snr)
+        sign = 1 if self.prediction == "data" else -1
+        return sign * self.rate * np.exp(sign * self.rate * (half_log_snr - t.half_log_snr))
 
     def read(self, tape: Tape, x: Form, node: Node) -> Form:
         """P at x."""
-        return tape.data(x, node) if self.prediction == "data" else tape.noise(x, node)
+        return {"data": tape.data, "noise": tape.noise, "v": tape.v}[self.prediction](x, node)
 
 
 def phi(j: int, z: float) -> float:
@@ -55,7 +87,7 @@ def phi(j: int, z: float) -> float:
     return value
 
 
-#: Weights on phi_1, phi_2, ... at the place of the stage.
+#: Weights on phi_1, phi_2, ... at the place of the stage, after Hochbruck & Ostermann 2010.
 _Phi = tuple[float, ...]
 #: (order, places, stage weights, output weights) of explicit exponential Runge-Kutta methods.
 EXPONENTIAL_TABLEAUS: dict[
@@ -89,7 +121,7 @@ def exponential_step(
         s: start.
         t: end.
         method: in EXPONENTIAL_TABLEAUS.
-        prediction: "data" or "noise".
+        prediction: "data", "noise" or "v".
     """
     flow = Semilinear(prediction)
     _, places, stages, output = EXPONENTIAL_TABLEAUS[method]
@@ -98,7 +130,7 @@ def exponential_step(
     def moved(place: float, u: Node, row: tuple[_Phi, ...]) -> Form:
         form = flow.carry(s, u) * x
         for weights, reading in zip(row, readings, strict=False):
-            weight = sum(w * phi(j, -place * h) for j, w in enumerate(weights, 1))
+            weight = sum(w * phi(j, -flow.rate * place * h) for j, w in enumerate(weights, 1))
             form = form + flow.scale(u) * h * weight * reading
         return form
 

@@ -19,10 +19,10 @@ number of steps: the last is DDIM.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
-from math import ceil, exp, expm1, factorial, sqrt
+from math import ceil, expm1, factorial, log, sqrt
 from typing import Any
 
 import numpy as np
@@ -30,15 +30,14 @@ import torch
 
 from sdekit.errors import check_choice, check_integer, check_number
 from sdekit.processes import Node, Process
-from sdekit.sampling.exponential import Semilinear, exponential_step, phi
-from sdekit.sampling.grids import LogSNR, TimeGrid
+from sdekit.sampling.exponential import PREDICTIONS, Semilinear, exponential_step, phi
+from sdekit.sampling.grids import LogSNR, Power, TimeGrid
 from sdekit.sampling.sampler import PlanSampler
 from sdekit.sampling.tape import Form, Tape
 
 #: Predictions so far, newest first, with the nodes they were read at.
 Past = list[tuple[Node, Form]]
 STARTS = ("ramp", "single-step")
-CLOCKS = ("log-snr", "rho", "t")
 
 
 class Multistep(PlanSampler):
@@ -103,10 +102,10 @@ class _Exponential(Multistep):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("prediction", self.prediction, ("data", "noise"))
+        check_choice("prediction", self.prediction, PREDICTIONS)
         check_number("tau", self.tau, 0)
-        if self.tau and self.prediction == "noise":
-            raise ValueError(f"tau must be 0 in noise prediction, got {self.tau}")
+        if self.tau and self.prediction != "data":
+            raise ValueError(f"tau must be 0 unless prediction is 'data', got {self.tau}")
         if self.tau and self.start != "ramp":
             raise ValueError(
                 f'start must be "ramp" with tau > 0, where no start raises the order of the law, '
@@ -118,59 +117,67 @@ class _Exponential(Multistep):
         """tau > 0."""
         return self.tau > 0
 
+    @property
+    def _flow(self) -> Semilinear:
+        return Semilinear(self.prediction, self.tau)
+
     def _read(self, tape: Tape, x: Form, node: Node) -> Form:
-        return Semilinear(self.prediction).read(tape, x, node)
+        return self._flow.read(tape, x, node)
 
     def _step(self, tape: Tape, process: Process, x: Form, past: Past, t: Node) -> Form:
         """Carry the state, add the integral, add the noise."""
-        flow, s = Semilinear(self.prediction), past[0][0]
-        h = flow.time(t) - flow.time(s)
-        form = flow.carry(s, t) * exp(-(self.tau**2) * h) * x
-        form = form + flow.scale(t) * self._integral(process, past, h)
+        flow, s = self._flow, past[0][0]
+        form = flow.carry(s, t) * x + flow.scale(t) * self._integral(process, past, t)
         if self.tau:
             z = tape.normal((s.rho**-2, t.rho**-2))
-            form = form + t.sigma * sqrt(-expm1(-2 * self.tau**2 * h)) * z
+            form = form + t.sigma * sqrt(-expm1(-2 * self.tau**2 * log(s.rho / t.rho))) * z
         return form
 
     @abstractmethod
-    def _integral(self, process: Process, past: Past, h: float) -> Form:
-        """c int_0^h e^(c (u - h)) P(u) du from the predictions so far."""
+    def _integral(self, process: Process, past: Past, t: Node) -> Form:
+        """int K P over the step to t from the predictions so far."""
 
 
 class _AdamsBashforth(_Exponential):
     """Partial: P is the polynomial in a clock through the past predictions, integrated exactly."""
 
-    clock: str = "log-snr"
+    clock: TimeGrid = LogSNR()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("clock", self.clock, CLOCKS)
+        if not isinstance(self.clock, TimeGrid):
+            raise TypeError(f"clock must be a TimeGrid such as LogSNR(), got {self.clock!r}")
 
-    def _integral(self, process: Process, past: Past, h: float) -> Form:
-        flow, c, s = Semilinear(self.prediction), 1 + self.tau**2, past[0][0]
-        # Sixteen Gauss-Legendre points to a unit of c k leave nothing but rounding.
-        u, weights = _gauss_legendre(h, ceil(c * abs(h)))
-        weights = weights * c * np.exp(c * (u - h))
-        half_log_snr = s.half_log_snr + (u if flow.prediction == "data" else -u)
-        readings = _clock_at(self.clock, process, half_log_snr) - _clock(self.clock, s)
+    def _integral(self, process: Process, past: Past, t: Node) -> Form:
+        s, flow = past[0][0], self._flow
+        # Sixteen Gauss-Legendre points to a unit of rate k leave nothing but rounding, in any clock.
+        half_log_snr, weights = _gauss_legendre(s.half_log_snr, t.half_log_snr, 1 + self.tau**2)
+        times = process.time_at_log_snr(torch.from_numpy(2 * half_log_snr))
+        assert isinstance(times, torch.Tensor)
+        weights = weights * flow.kernel(half_log_snr, t)
+        here = self.clock.clock(process, s.t)
+        readings = np.array([self.clock.clock(process, u) for u in times.tolist()]) - here
+        places = [self.clock.clock(process, node.t) - here for node, _ in past]
         moments = [float(weights @ readings**j) for j in range(len(past))]
-        return _combined(self.clock, past, moments)
+        return _weighted(integrated_lagrange(places, moments), past)
 
 
 @dataclass(frozen=True)
 class ExponentialAB(_AdamsBashforth):
     """Exponential Adams-Bashforth: the last predictions as a polynomial in a clock, integrated exactly.
 
-    The general form of a family (Zhang & Chen 2023; Lu et al. 2022b): in data prediction and log-SNR it is the predictor of SA-Solver (Xue et al. 2023, eq. 15) and to order 1 DDIM; in noise
-    prediction `DEIS` has it in t or rho. The weights are integrals against the kernel of the exact solution
-    to rounding, in any clock and on any grid.
+    The general form of a family (Zhang & Chen 2023; Lu et al. 2022b): data prediction in log-SNR is the
+    predictor of SA-Solver (Xue et al. 2023, eq. 15), noise prediction in t or in sigma / alpha is `DEIS`, and
+    order 1 in data or noise prediction is DDIM. Weights are integrals against the kernel of the exact solution
+    to rounding, for any clock and on any grid.
 
     Args:
         order: predictions used, 1 to 4.
         tau: strength of the noise, data prediction only; 0 is deterministic, 1 has the noise of the reverse
             SDE. The history then carries noise, and the order of the law is at most 2.
-        prediction: "data" or "noise".
-        clock: "log-snr", "rho" (sigma / alpha) or "t".
+        prediction: what is interpolated, "data", "noise" or "v".
+        clock: what it is a polynomial of: any grid, for a grid is a clock. LogSNR(), Power(1.0) for t,
+            Karras(1.0) for sigma / alpha, ...
         start: "ramp" or "single-step".
         lower_order_final: whether the last steps fall to order 1.
     """
@@ -178,7 +185,7 @@ class ExponentialAB(_AdamsBashforth):
     order: int = 3
     tau: float = 0.0
     prediction: str = "data"
-    clock: str = "log-snr"
+    clock: TimeGrid = field(default_factory=LogSNR)
     start: str = "ramp"
     lower_order_final: bool = False
 
@@ -187,13 +194,13 @@ class ExponentialAB(_AdamsBashforth):
 class DEIS(_AdamsBashforth):
     """Diffusion exponential integrator sampler: `ExponentialAB` in noise prediction.  Zhang & Chen 2023.
 
-    The clock "t" is tAB-DEIS and "rho" is rhoAB-DEIS of degree order - 1; the latter is also the linear
-    multistep method (LMS) of published code on the derivative (x - E[x_0 | x]) / sigma. Published weights of
-    tAB are sums with a relative error of 1e-4; these are Gauss-Legendre integrals, exact to rounding.
+    The clock Power(1.0) gives tAB-DEIS, Karras(1.0) rhoAB-DEIS, of degree order - 1; the latter is also the
+    linear multistep method (LMS) of published code on the derivative (x - E[x_0 | x]) / sigma. Published
+    weights of tAB are sums with a relative error of 1e-4; these are integrals to rounding.
     """
 
     order: int = 3
-    clock: str = "t"
+    clock: TimeGrid = field(default_factory=Power)
     start: str = "ramp"
     lower_order_final: bool = False
 
@@ -202,32 +209,24 @@ class DEIS(_AdamsBashforth):
 
 @dataclass(frozen=True)
 class VelocityAB(Multistep):
-    """Adams-Bashforth on the velocity dx / d clock of the probability flow.  Song et al. 2021, eq. 13.
+    """Adams-Bashforth on dx/dt of the probability flow, as a polynomial in t.  Song et al. 2021, eq. 13.
 
-    The clock is the variable the velocity is a derivative in and the polynomial a polynomial of: "t" for the
-    flow-matching view (dx/dt = noise - data on the straight path), "log-snr" or "rho" independent of the
-    parametrisation in time. No part of the flow is solved exactly, so large steps cost more than with
-    `ExponentialAB`, least in "log-snr".
+    Its clock is the process's own t: on the straight paths of `Interpolant` dx/dt = noise - data, and order 1 is
+    the Euler step of flow matching. Another parametrisation in time of the same path gives another method;
+    `ExponentialAB(prediction="v")` is the Adams-Bashforth method that does not depend on it.
     """
 
     order: int = 3
-    clock: str = "log-snr"
     start: str = "ramp"
     lower_order_final: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("clock", self.clock, CLOCKS)
-
     def _read(self, tape: Tape, x: Form, node: Node) -> Form:
-        alpha_slope, sigma_slope = (float(v) for v in tape.process.slopes(node.t))
-        fall = sigma_slope / node.sigma - alpha_slope / node.alpha  # -d half_log_snr / dt
-        rate = {"t": 1.0, "log-snr": -fall, "rho": node.rho * fall}[self.clock]
-        return tape.velocity(x, node) / rate
+        return tape.velocity(x, node)
 
     def _step(self, tape: Tape, process: Process, x: Form, past: Past, t: Node) -> Form:
-        h = _clock(self.clock, t) - _clock(self.clock, past[0][0])
-        return x + _combined(self.clock, past, [h ** (j + 1) / (j + 1) for j in range(len(past))])
+        s = past[0][0]
+        moments = [(t.t - s.t) ** (j + 1) / (j + 1) for j in range(len(past))]
+        return x + _weighted(integrated_lagrange([node.t - s.t for node, _ in past], moments), past)
 
 
 class _Taylor(_Exponential):
@@ -252,8 +251,9 @@ class _Taylor(_Exponential):
     def _kept(self) -> int:
         return self.order if self.variant == "standard" else 3
 
-    def _integral(self, process: Process, past: Past, h: float) -> Form:
-        time = Semilinear(self.prediction).time
+    def _integral(self, process: Process, past: Past, t: Node) -> Form:
+        time = self._flow.time
+        h = time(t) - time(past[0][0])
         moments = exponential_moments(self.tau, h, 3)
         slope, curvature = _differences([(time(node), form) for node, form in past])
         total = moments[0] * past[0][1]
@@ -318,28 +318,19 @@ def _differences(past: Sequence[tuple[float, Form]]) -> tuple[Form | None, Form 
     return first + second * ((a - b) / 2), second
 
 
-def _combined(clock: str, past: Past, moments: Sequence[float]) -> Form:
-    """The integral of the polynomial in the clock through the past, from moments about its newest place."""
-    here = _clock(clock, past[0][0])
-    weights = integrated_lagrange([_clock(clock, node) - here for node, _ in past], moments)
+def _weighted(weights: Sequence[float], past: Past) -> Form:
     total = Form({})
     for weight, (_, form) in zip(weights, past, strict=True):
         total = total + weight * form
     return total
 
 
-def _clock(clock: str, node: Node) -> float:
-    return {"log-snr": node.half_log_snr, "rho": node.rho, "t": node.t}[clock]
-
-
-def _clock_at(clock: str, process: Process, half_log_snr: np.ndarray) -> np.ndarray:
-    if clock == "log-snr":
-        return half_log_snr
-    if clock == "rho":
-        return np.exp(-half_log_snr)
-    times = process.time_at_log_snr(torch.from_numpy(2 * half_log_snr))
-    assert isinstance(times, torch.Tensor)
-    return times.numpy()
+def _gauss_legendre(low: float, high: float, density: float) -> tuple[np.ndarray, np.ndarray]:
+    """Points and weights on [low, high]: 16 in each of the equal cells of at most 1 / density."""
+    cells = ceil(density * (high - low))
+    points, weights = _rule()
+    places = (np.arange(cells)[:, None] + points) / cells
+    return low + (high - low) * places.ravel(), np.tile(weights * (high - low) / cells, cells)
 
 
 @lru_cache(maxsize=1)
@@ -347,13 +338,6 @@ def _rule() -> tuple[np.ndarray, np.ndarray]:
     """Gauss-Legendre points and weights on [0, 1]."""
     points, weights = np.polynomial.legendre.leggauss(16)
     return (points + 1) / 2, weights / 2
-
-
-def _gauss_legendre(h: float, cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points and signed weights on [0, h], 16 in each of as many equal cells."""
-    points, weights = _rule()
-    places = (np.arange(cells)[:, None] + points) / cells
-    return h * places.ravel(), np.tile(h * weights / cells, cells)
 
 
 def exponential_moments(tau: float, h: float, count: int) -> list[float]:

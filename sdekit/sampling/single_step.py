@@ -8,7 +8,7 @@ from math import log
 
 from sdekit.errors import check_choice, check_integer
 from sdekit.processes import Node, Process
-from sdekit.sampling.exponential import EXPONENTIAL_TABLEAUS, exponential_step
+from sdekit.sampling.exponential import EXPONENTIAL_TABLEAUS, PREDICTIONS, exponential_step
 from sdekit.sampling.grids import LogSNR, TimeGrid
 from sdekit.sampling.sampler import PlanSampler
 from sdekit.sampling.tape import Form, Tape
@@ -79,7 +79,7 @@ class ExponentialRK(_SingleStep):
     Args:
         method: "2s" or "3s", in data prediction DPM-Solver++(2S) and (3S) (Lu et al. 2022b, algorithm 1) and
             in noise prediction DPM-Solver-2 and -3; "krogstad", of order 4 (Krogstad 2005, ETDRK4-B).
-        prediction: "data" or "noise".
+        prediction: "data", "noise" or "v", where no linear part is left and the methods are the classical ones.
     """
 
     method: str = "krogstad"
@@ -87,7 +87,7 @@ class ExponentialRK(_SingleStep):
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, tuple(EXPONENTIAL_TABLEAUS))
-        check_choice("prediction", self.prediction, ("data", "noise"))
+        check_choice("prediction", self.prediction, PREDICTIONS)
 
     @property
     def order(self) -> int:  # type: ignore[override]

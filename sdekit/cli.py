@@ -130,14 +130,16 @@ def sample(
         str,
         typer.Option(
             help="euler-maruyama, ancestral, ddim, predictor-corrector, exponential-ab, "
-            "dpm-solver-pp, uni-pc, edm-heun, dpm-solver, sigma-runge-kutta, flow-ode or torch-sde."
+            "dpm-solver-pp, dpm-solver-multistep, deis, velocity-ab, uni-pc, edm-heun, dpm-solver, "
+            "exponential-rk, sigma-runge-kutta, log-snr-runge-kutta, flow-ode or torch-sde."
         ),
     ] = "ddim",
     steps: Annotated[int, typer.Option(min=1, help="Intervals of the time grid.")] = 50,
     grid: Annotated[
         str | None,
         typer.Option(
-            help="uniform, quadratic, cubic, karras, log-snr or angle; the sampler's own if not given."
+            help="uniform, quadratic, cubic, karras, log-snr, angle, cosine, beta or beta6; the sampler's "
+            "own if not given."
         ),
     ] = None,
     final: Annotated[Final, typer.Option(help="What the last step does.")] = Final.none,

@@ -193,8 +193,10 @@ def test_tables_as_text_are_well_formed():
 def test_short_names_tell_samplers_apart():
     assert [short_name(repr(s)) for s in samplers.ALL] == [
         "EulerMaruyama()", "Ancestral(beta_tilde)", "Ancestral(beta)", "DDIM(eta=0.0)", "DDIM(eta=1.0)",
-        "PredictorCorrector(EulerMaruyama)", "ExponentialAB(3)", "DPMSolverPP(2)", "DPMSolverPP(2)",
-        "UniPC(2)", "EDMHeun(0.0)", "DPMSolver(2)", "DPMSolver(3)", "SigmaRungeKutta(rk4)",
+        "PredictorCorrector(EulerMaruyama)", "ExponentialAB(3)", "ExponentialAB(4)", "DPMSolverPP(2)",
+        "DPMSolverPP(2)", "DPMSolverMultistep(2)", "DEIS(3)", "VelocityAB(3)", "UniPC(2)", "EDMHeun(0.0)",
+        "DPMSolver(2)", "DPMSolver(3)", "ExponentialRK(krogstad)", "SigmaRungeKutta(rk4)",
+        "LogSNRRungeKutta(rk4)",
         "FlowODE(dopri5)", "TorchSDE(euler)",
     ]  # fmt: skip
     loose, tight = FlowODE(), FlowODE(rtol=1e-9)

@@ -171,8 +171,11 @@ def test_a_corrector_has_an_order_only_if_its_step_shrinks() -> None:
 @pytest.mark.parametrize(
     "sampler",
     [
-        *STEADY,
-        *(ss.ExponentialAB(k) for k in (1, 2, 4)),
+        # In v prediction order 4 shows on finer grids: see test_exponential.
+        *(s for s in STEADY if s != ss.ExponentialAB(4, prediction="v")),
+        *(ss.ExponentialAB(k) for k in (1, 2)),
+        # From a ramp the error of the first step, of second order, is what is left at 256 steps.
+        ss.ExponentialAB(4, start="single-step"),
         ss.DPMSolverPP(1),
         ss.DPMSolverPP(3),
         *(ss.UniPC(1, v) for v in ("bh1", "bh2")),

@@ -39,6 +39,7 @@ ALL: tuple[Sampler, ...] = (
     DDIM(eta=1.0),
     PredictorCorrector(),
     ExponentialAB(),
+    ExponentialAB(order=4, prediction="v"),
     DPMSolverPP(),
     DPMSolverPP(tau=1.0),
     DPMSolverMultistep(),

@@ -153,7 +153,7 @@ class Angle(TimeGrid):
 
 @dataclass(frozen=True)
 class Cosine(TimeGrid):
-    """t = T (1 - cos(angle)), angle uniform: half-cosine spacing, quadratic at the data, even at the noise."""
+    """t = T (1 - cos(angle)), angle uniform: half-cosine spacing, quadratic near the data only."""
 
     def clock(self, process: Process, t: float) -> float:
         """The angle, as 2 asin(sqrt(t / 2T)): acos(1 - t / T) loses the digits of a small t."""
@@ -168,8 +168,10 @@ class Cosine(TimeGrid):
 class Beta(TimeGrid):
     """B^(1/power) uniform, B = log(1 + (sigma / alpha)^2): with power 1 the quantiles of beta.
 
-    B is the integral of beta of a VP process; for any other process it is that of the VP process with the same
-    signal-to-noise ratio, so the grid is made of the log-SNR alone.
+    B is the integral of beta of a VP process; for any other process it is that of the VP process with the
+    same signal-to-noise ratio, so the grid is made of the log-SNR alone. Power 6 is near the cubic grid of a
+    VP process with linear beta, and measured best of all named grids for deterministic solvers of order 2
+    and higher, on every process.
     """
 
     power: float = 1.0
@@ -240,8 +242,8 @@ class Tabulated(TimeGrid):
         first, last = (float(process.log_snr(t)) for t in self.nodes[i : i + 2])
         if not math.isfinite(last - first):
             raise ValueError(
-                f"steps must be those of the table: {self.nodes[i : i + 2]} cannot be divided in log-SNR, which "
-                f"is infinite at one end for {process!r}"
+                f"steps must be those of the table: {self.nodes[i : i + 2]} cannot be divided in "
+                f"log-SNR, which is infinite at one end for {process!r}"
             )
         return first, last
 
@@ -261,6 +263,7 @@ GRIDS: dict[str, TimeGrid] = {
     "angle": Angle(),
     "cosine": Cosine(),
     "beta": Beta(),
+    "beta6": Beta(6.0),
 }
 
 

@@ -9,7 +9,7 @@ from math import log
 from sdekit.errors import check_choice, check_integer
 from sdekit.processes import Node, Process
 from sdekit.sampling.exponential import EXPONENTIAL_TABLEAUS, PREDICTIONS, exponential_step
-from sdekit.sampling.grids import LogSNR, TimeGrid
+from sdekit.sampling.grids import Beta, Karras, TimeGrid
 from sdekit.sampling.sampler import PlanSampler
 from sdekit.sampling.tape import Form, Tape
 
@@ -36,8 +36,8 @@ class _SingleStep(PlanSampler):
 
     @property
     def grid(self) -> TimeGrid:
-        """Uniform in log-SNR."""
-        return LogSNR()
+        """Beta(6.0)."""
+        return Beta(6.0)
 
     def write(self, tape: Tape, process: Process, nodes: Sequence[Node], x: Form) -> Form:
         """Step by step."""
@@ -79,7 +79,7 @@ class ExponentialRK(_SingleStep):
     Args:
         method: "2s" or "3s", in data prediction DPM-Solver++(2S) and (3S) (Lu et al. 2022b, algorithm 1) and
             in noise prediction DPM-Solver-2 and -3; "krogstad", of order 4 (Krogstad 2005, ETDRK4-B).
-        prediction: "data", "noise" or "v", where no linear part is left and the methods are the classical ones.
+        prediction: "data", "noise" or "v", which leaves no linear part: the methods are the classical ones.
     """
 
     method: str = "krogstad"
@@ -158,6 +158,11 @@ class SigmaRungeKutta(_RungeKutta):
 
     method: str = "rk4"
 
+    @property
+    def grid(self) -> TimeGrid:
+        """Beta(4.0)."""
+        return Beta(4.0)
+
     def _clock(self, node: Node) -> float:
         return node.rho
 
@@ -177,6 +182,11 @@ class LogSNRRungeKutta(_RungeKutta):
     """
 
     method: str = "rk4"
+
+    @property
+    def grid(self) -> TimeGrid:
+        """Of Karras et al., with power 7."""
+        return Karras()
 
     def _clock(self, node: Node) -> float:
         return node.half_log_snr

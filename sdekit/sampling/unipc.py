@@ -10,7 +10,7 @@ import numpy as np
 from sdekit.errors import check_choice, check_integer
 from sdekit.processes import Node, Process
 from sdekit.sampling.exponential import exponential_step
-from sdekit.sampling.grids import LogSNR, TimeGrid
+from sdekit.sampling.grids import Beta, TimeGrid
 from sdekit.sampling.multistep import STARTS, check_flag
 from sdekit.sampling.sampler import PlanSampler
 from sdekit.sampling.tape import Form, Tape
@@ -28,8 +28,8 @@ class UniPC(PlanSampler):
     Args:
         p: predictions the predictor uses, 1 to 3.
         variant: B(h) = h ("bh1") or e^h - 1 ("bh2").
-        start: "ramp" uses as many predictions as there are, and from the middle of a path holds p = 3 at order 3;
-            "single-step" takes the first p - 2 steps by `ExponentialRK("3s")`, two calls more each.
+        start: "ramp" uses as many predictions as there are, which from the middle of a path holds p = 3 at
+            order 3; "single-step" takes the first p - 2 steps by `ExponentialRK("3s")`, two calls more each.
         lower_order_final: whether the last steps use no more predictions than steps are left.
     """
 
@@ -57,8 +57,8 @@ class UniPC(PlanSampler):
 
     @property
     def grid(self) -> TimeGrid:
-        """Uniform in log-SNR."""
-        return LogSNR()
+        """Beta(6.0)."""
+        return Beta(6.0)
 
     def write(self, tape: Tape, process: Process, nodes: Sequence[Node], x: Form) -> Form:
         """Predict, evaluate, correct."""

@@ -3,15 +3,15 @@
 The flow is linear but for one reading P of the model, and in y = x / scale every reading has the same
 equation, dy/dk = rate (P - y), or dy/dk = P where the rate is 0:
 
-    data    P = E[x_0 | x]                    scale = alpha   k = half_log_snr             rate = 1 + tau^2
-    noise   P = (x - alpha E[x_0 | x]) / sigma  scale = sigma   k = -half_log_snr            rate = 1
-    v       P = (alpha noise - sigma data) / r  scale = r       k = atan(sigma / alpha)      rate = 0
+    data    P = E[x_0 | x]                      scale = alpha   k = half_log_snr         rate = 1 + tau^2
+    noise   P = (x - alpha E[x_0 | x]) / sigma  scale = sigma   k = -half_log_snr        rate = 1
+    v       P = (alpha noise - sigma data) / r  scale = r       k = atan(sigma / alpha)  rate = 0
 
-with r^2 = alpha^2 + sigma^2 (Lu et al. 2022a, proposition 3.1; 2022b, proposition 4.1; Salimans & Ho 2022,
-appendix D). tau > 0 is the linear part of the SDE with tau times the noise of the reverse SDE (Xue et al.
-2023). A step from s to t is exactly
+with r^2 = alpha^2 + sigma^2 (Lu et al. 2022a, proposition 3.1; 2022b, proposition 4.1; Salimans & Ho 2022).
+tau > 0 is the linear part of the SDE with tau times the noise of the reverse SDE (Xue et al. 2023). A step
+from s to t, of length h = k_t - k_s, is exactly
 
-    y_t = e^-(rate h) y_s + int K P,      K = rate e^(rate (k - k_t)) dk,      h = k_t - k_s
+    y_t = e^-(rate h) y_s + int K P dk,      K = rate e^(rate (k - k_t)), or 1 where the rate is 0,
 
 in which only P has to be guessed.
 """
@@ -65,7 +65,7 @@ class Semilinear:
         return t.sigma / s.sigma * (s.rho / t.rho) ** -(self.tau**2)
 
     def kernel(self, half_log_snr: np.ndarray, t: Node) -> np.ndarray:
-        """K by half_log_snr, on a step that ends at t."""
+        """K dk / d half_log_snr, on a step that ends at t."""
         if self.prediction == "v":
             return -0.5 / np.cosh(half_log_snr)
         sign = 1 if self.prediction == "data" else -1

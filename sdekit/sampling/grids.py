@@ -170,8 +170,8 @@ class Beta(TimeGrid):
 
     B is the integral of beta of a VP process; for any other process it is that of the VP process with the
     same signal-to-noise ratio, so the grid is made of the log-SNR alone. Power 6 is near the cubic grid of a
-    VP process with linear beta, and measured best of all named grids for deterministic solvers of order 2
-    and higher, on every process.
+    VP process with linear beta, and on average over processes and step counts the best of the named grids
+    for most exponential integrators.
     """
 
     power: float = 1.0

@@ -26,12 +26,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from math import ceil, expm1, factorial, log, sqrt
-from typing import Any
 
 import numpy as np
 import torch
 
-from sdekit.errors import check_choice, check_integer, check_number
+from sdekit.errors import check_choice, check_flag, check_integer, check_number
 from sdekit.processes import Node, Process
 from sdekit.sampling.exponential import PREDICTIONS, Semilinear, exponential_step, phi
 from sdekit.sampling.grids import Beta, LogSNR, Power, TimeGrid
@@ -138,7 +137,7 @@ class _Exponential(Multistep):
 
     @abstractmethod
     def _integral(self, process: Process, past: Past, t: Node) -> Form:
-        """int K P over the step to t from the predictions so far."""
+        """int K P dk over the step to t from the predictions so far."""
 
 
 class _AdamsBashforth(_Exponential):
@@ -172,8 +171,8 @@ class ExponentialAB(_AdamsBashforth):
     The general form of a family (Zhang & Chen 2023; Lu et al. 2022b): data prediction in log-SNR is the
     predictor of SA-Solver (Xue et al. 2023, eq. 15), noise prediction in t or in sigma / alpha is `DEIS`, and
     order 1 in data or noise prediction is DDIM. Weights are integrals against the kernel of the exact
-    solution to rounding, for any clock and on any grid. With the exact score, order 4 in v prediction is the
-    most accurate sampler here from 20 calls on.
+    solution to rounding, for any clock and on any grid. With the exact score, order 4 in v prediction has the
+    best figures on the two-mode mixture and a ring of eight modes together from 20 calls on.
 
     Args:
         order: predictions used, 1 to 4.
@@ -300,13 +299,6 @@ class DPMSolverMultistep(_Taylor):
     lower_order_final: bool = False
 
     prediction = "noise"
-
-
-def check_flag(name: str, value: Any) -> bool:
-    """`value` if it is True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r} ({type(value).__name__})")
-    return value
 
 
 def _differences(past: Sequence[tuple[float, Form]]) -> tuple[Form | None, Form | None]:

@@ -7,11 +7,11 @@ from math import expm1
 
 import numpy as np
 
-from sdekit.errors import check_choice, check_integer
+from sdekit.errors import check_choice, check_flag, check_integer
 from sdekit.processes import Node, Process
 from sdekit.sampling.exponential import exponential_step
 from sdekit.sampling.grids import Beta, TimeGrid
-from sdekit.sampling.multistep import STARTS, check_flag
+from sdekit.sampling.multistep import STARTS
 from sdekit.sampling.sampler import PlanSampler
 from sdekit.sampling.tape import Form, Tape
 

@@ -288,7 +288,7 @@ SINGLE = "single-step"
         (ss.DEIS(4, RHO, start=SINGLE), 256),
         *((ss.VelocityAB(k, start=SINGLE), 128) for k in (1, 2, 4)),
         (ss.DPMSolverMultistep(3), 128),
-        (ss.DPMSolverPP(variant="published-3m"), 128),
+        (ss.DPMSolverPP(variant="published-3m"), 256),
         *((ss.ExponentialRK(m, p), 64) for m in ("2s", "3s") for p in PREDICTIONS),
         *((ss.ExponentialRK("krogstad", p), 64) for p in ("noise", "v")),
         *((ss.LogSNRRungeKutta(m), 256) for m in ("euler", "heun", "midpoint")),
@@ -311,12 +311,12 @@ def test_the_most_accurate_is_of_fourth_order_in_the_end() -> None:
 
 
 def test_published_third_order_is_second() -> None:
-    """What published code leaves out costs an order, and at 256 steps an error five times as large."""
+    """What published code leaves out costs an order: at 256 steps ten times the error."""
     published, corrected = ss.DPMSolverPP(variant="published-3m"), ss.DPMSolverPP(3)
     assert published.order == 2
     times, exact = ss.LogSNR().times(VP, 256, 1.0, 1e-2), quantile_map(STARTS, 1.0, 1e-2)
     wrong, right = ((run(s, times) - exact).abs().max().item() for s in (published, corrected))
-    assert wrong > 5 * right
+    assert wrong > 10 * right
 
 
 @pytest.mark.parametrize(

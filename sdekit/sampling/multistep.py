@@ -63,8 +63,8 @@ class Multistep(PlanSampler):
 
     @property
     def grid(self) -> TimeGrid:
-        """Beta(6.0); with noise uniform in log-SNR."""
-        return LogSNR() if self.stochastic else Beta(6.0)
+        """Beta(4.0)."""
+        return Beta(4.0)
 
     def write(self, tape: Tape, process: Process, nodes: Sequence[Node], x: Form) -> Form:
         """One call a step, after the start."""
@@ -120,6 +120,13 @@ class _Exponential(Multistep):
         return self.tau > 0
 
     @property
+    def grid(self) -> TimeGrid:
+        """Beta(8.0) for data, Beta(4.0) for noise, Beta(6.0) for v; with tau > 0 uniform in log-SNR."""
+        return (
+            LogSNR() if self.tau else Beta({"data": 8.0, "noise": 4.0, "v": 6.0}[self.prediction])
+        )
+
+    @property
     def _flow(self) -> Semilinear:
         return Semilinear(self.prediction, self.tau)
 
@@ -154,13 +161,11 @@ class _AdamsBashforth(_Exponential):
         s, flow = past[0][0], self._flow
         # Sixteen Gauss-Legendre points to a unit of rate k leave nothing but rounding, in any clock.
         half_log_snr, weights = _gauss_legendre(s.half_log_snr, t.half_log_snr, 1 + self.tau**2)
-        times = process.time_at_log_snr(torch.from_numpy(2 * half_log_snr))
-        assert isinstance(times, torch.Tensor)
         weights = weights * flow.kernel(half_log_snr, t)
         here = self.clock.clock(process, s.t)
-        readings = np.array([self.clock.clock(process, u) for u in times.tolist()]) - here
+        readings = self.clock.at_log_snr(process, torch.from_numpy(2 * half_log_snr))
         places = [self.clock.clock(process, node.t) - here for node, _ in past]
-        moments = [float(weights @ readings**j) for j in range(len(past))]
+        moments = [float(weights @ (np.array(readings) - here) ** j) for j in range(len(past))]
         return _weighted(integrated_lagrange(places, moments), past)
 
 

@@ -57,8 +57,8 @@ class UniPC(PlanSampler):
 
     @property
     def grid(self) -> TimeGrid:
-        """Beta(6.0)."""
-        return Beta(6.0)
+        """Beta(8.0)."""
+        return Beta(8.0)
 
     def write(self, tape: Tape, process: Process, nodes: Sequence[Node], x: Form) -> Form:
         """Predict, evaluate, correct."""

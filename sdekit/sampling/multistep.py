@@ -122,9 +122,9 @@ class _Exponential(Multistep):
     @property
     def grid(self) -> TimeGrid:
         """Beta(8.0) for data, Beta(4.0) for noise, Beta(6.0) for v; with tau > 0 uniform in log-SNR."""
-        return (
-            LogSNR() if self.tau else Beta({"data": 8.0, "noise": 4.0, "v": 6.0}[self.prediction])
-        )
+        if self.tau:
+            return LogSNR()
+        return Beta({"data": 8.0, "noise": 4.0, "v": 6.0}[self.prediction])
 
     @property
     def _flow(self) -> Semilinear:

@@ -90,7 +90,7 @@ def exact_members(kind: str) -> list[ss.PlanSampler]:
 
 
 @pytest.mark.parametrize("kind", PREDICTIONS)
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_a_constant_reading_is_solved_exactly(kind: str, data: st.DataObject) -> None:
     """On any process and grid, by every member that interpolates this reading: the solution of dy/dk."""
@@ -285,13 +285,12 @@ SINGLE = "single-step"
         (ss.DEIS(2), 128),
         (ss.DEIS(4, start=SINGLE), 128),
         (ss.DEIS(3, RHO), 128),
-        (ss.DEIS(4, RHO, start=SINGLE), 256),
         *((ss.VelocityAB(k, start=SINGLE), 128) for k in (1, 2, 4)),
         (ss.DPMSolverMultistep(3), 128),
         (ss.DPMSolverPP(variant="published-3m"), 256),
         *((ss.ExponentialRK(m, p), 64) for m in ("2s", "3s") for p in PREDICTIONS),
         *((ss.ExponentialRK("krogstad", p), 64) for p in ("noise", "v")),
-        *((ss.LogSNRRungeKutta(m), 256) for m in ("euler", "heun", "midpoint")),
+        *((ss.LogSNRRungeKutta(m), n) for m, n in (("euler", 256), ("heun", 64), ("midpoint", 64))),
     ],
     ids=repr,
 )
@@ -337,7 +336,7 @@ def test_from_the_middle_of_a_path_the_start_makes_the_order(make: Any, order: i
         assert slope(ramp, 0.5) < 3.6
     else:
         assert slope(ramp, 0.5) == pytest.approx(2, abs=0.15)
-    assert slope(single, 0.5) == pytest.approx(order, abs=0.15)
+    assert slope(single, 0.5, 64) == pytest.approx(order, abs=0.15)
 
 
 # ----------------------------------------------------------------------------- starts, ends, cost

@@ -67,6 +67,13 @@ def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}{hint}")
 
 
+def check_flag(name: str, value: Any) -> bool:
+    """`value` if it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r} ({type(value).__name__})")
+    return value
+
+
 def check_finite(name: str, x: Tensor) -> Tensor:
     """`x` if it is a floating-point tensor without NaN or infinity."""
     if not isinstance(x, Tensor):

@@ -338,14 +338,18 @@ def test_watching_changes_nothing(sampler: ss.Sampler, final: str) -> None:
 
 
 def test_the_trajectory_ends_anywhere_as_a_shorter_run() -> None:
-    """But for UniPC and SA-Solver, whose last state is predicted only, and restarts, cut at the end."""
+    """But for UniPC and SA-Solver, whose last state is predicted only, and restarts, cut at the end.
+
+    To rounding: where a reading is kept for later steps, its part in x is added to it and not to the rows.
+    """
     model, times = TOY.denoiser(VP), [1.0, 0.7, 0.4, 0.2, 0.05]
+    settings: dict[str, Any] = {"seed": 1, "dtype": F64}
     for sampler in [s for s in PLANS if not isinstance(s, (ss.UniPC, ss.SASolver, ss.Restart))]:
-        full = sk.sample(model, (5, 1), sampler=sampler, grid=times, seed=1, trajectory=True)
+        full = sk.sample(model, (5, 1), sampler=sampler, grid=times, trajectory=True, **settings)
         for k in range(2, 5):
-            short = sk.sample(model, (5, 1), sampler=sampler, grid=times[:k], seed=1)
+            short = sk.sample(model, (5, 1), sampler=sampler, grid=times[:k], **settings)
             assert full.trajectory is not None
-            assert torch.equal(short.x, full.trajectory[k - 1])
+            assert (short.x - full.trajectory[k - 1]).abs().max() < 1e-13
 
 
 @pytest.mark.parametrize(
@@ -592,7 +596,8 @@ def test_the_place_of_a_bad_model_output_is_named(sampler: ss.Sampler, value: fl
     found = re.search(r"at call \d+, t = (0\.\d+), log_snr = .*, for 2 of 8 samples", message)
     assert found
     # uniform times 1, 0.9001, ...: the first below 0.5 is the sixth, 0.4006 after 0.5005
-    if isinstance(sampler, ss.DPMSolver | ss.SigmaRungeKutta):  # or a stage between the two
+    stages = (ss.DPMSolver, ss.ExponentialRK, ss.SigmaRungeKutta, ss.LogSNRRungeKutta)
+    if isinstance(sampler, stages):  # or a stage between the two
         assert 0.4006 <= float(found[1]) < 0.5
     else:
         assert found[1] == "0.4006"

@@ -161,8 +161,11 @@ def test_euler_maruyama_halves_its_error_when_steps_double() -> None:
 @pytest.mark.parametrize(
     "sampler",
     [
-        *STEADY,
-        *(ss.ExponentialAB(k) for k in (1, 2, 4)),
+        # In v prediction order 4 shows on finer grids: see test_exponential.
+        *(s for s in STEADY if s != ss.ExponentialAB(4, prediction="v")),
+        *(ss.ExponentialAB(k) for k in (1, 2)),
+        # From a ramp the error of the first step, of second order, is what is left at 256 steps.
+        ss.ExponentialAB(4, start="single-step"),
         ss.DPMSolverPP(1),
         ss.DPMSolverPP(3),
         *(ss.UniPC(1, v) for v in ("bh1", "bh2")),

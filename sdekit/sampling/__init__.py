@@ -7,10 +7,26 @@ from sdekit.sampling.edm import EDMHeun
 from sdekit.sampling.er_sde import ERSDE
 from sdekit.sampling.flow_ode import FlowODE, ProbabilityFlow
 from sdekit.sampling.front_door import Samples, sample
-from sdekit.sampling.grids import GRIDS, Angle, Karras, LogSNR, Power, TimeGrid
+from sdekit.sampling.grids import (
+    GRIDS,
+    Angle,
+    Beta,
+    Cosine,
+    Karras,
+    LogSNR,
+    Power,
+    Tabulated,
+    TimeGrid,
+)
 from sdekit.sampling.langevin import AnnealedLangevin
 from sdekit.sampling.leapfrog import Leapfrog
-from sdekit.sampling.multistep import DPMSolverPP, ExponentialAB
+from sdekit.sampling.multistep import (
+    DEIS,
+    DPMSolverMultistep,
+    DPMSolverPP,
+    ExponentialAB,
+    VelocityAB,
+)
 from sdekit.sampling.one_step import DDIM, EulerMaruyama, ItoExponential, ReverseDiffusion
 from sdekit.sampling.parallel import ParallelInTime
 from sdekit.sampling.plan import Plan, Row
@@ -19,7 +35,7 @@ from sdekit.sampling.restart import Restart
 from sdekit.sampling.reverse_sde import ReverseSDE, TorchSDE
 from sdekit.sampling.sa_solver import SASolver
 from sdekit.sampling.sampler import PlanSampler, Sampler
-from sdekit.sampling.single_step import DPMSolver, SigmaRungeKutta
+from sdekit.sampling.single_step import DPMSolver, ExponentialRK, LogSNRRungeKutta, SigmaRungeKutta
 from sdekit.sampling.tape import Form, Tape
 from sdekit.sampling.two_stage import DPMSolverPP2SAncestral
 from sdekit.sampling.unipc import UniPC
@@ -38,8 +54,12 @@ ALL: tuple[Sampler, ...] = (
     NormCorrector(norm="batch"),  # its default warns in one and two dimensions
     AnnealedLangevin(),
     ExponentialAB(),
+    ExponentialAB(order=4, prediction="v"),
     DPMSolverPP(),
     DPMSolverPP(tau=1.0),
+    DPMSolverMultistep(),
+    DEIS(),
+    VelocityAB(),
     SASolver(),
     ERSDE(),
     UniPC(),
@@ -52,6 +72,8 @@ ALL: tuple[Sampler, ...] = (
     SigmaRungeKutta(),
     Leapfrog(),
     ParallelInTime(),
+    ExponentialRK(),
+    LogSNRRungeKutta(),
     FlowODE(),
     TorchSDE(),
 )
@@ -59,24 +81,30 @@ ALL: tuple[Sampler, ...] = (
 __all__ = [
     "ALL",
     "DDIM",
+    "DEIS",
     "ERSDE",
     "GRIDS",
     "AdaptiveDPMSolver",
     "Ancestral",
     "Angle",
     "AnnealedLangevin",
+    "Beta",
+    "Cosine",
     "DPMSolver",
+    "DPMSolverMultistep",
     "DPMSolverPP",
     "DPMSolverPP2SAncestral",
     "EDMHeun",
     "EulerMaruyama",
     "ExponentialAB",
+    "ExponentialRK",
     "FlowODE",
     "Form",
     "ItoExponential",
     "Karras",
     "Leapfrog",
     "LogSNR",
+    "LogSNRRungeKutta",
     "NormCorrector",
     "ParallelInTime",
     "Plan",
@@ -92,10 +120,12 @@ __all__ = [
     "Sampler",
     "Samples",
     "SigmaRungeKutta",
+    "Tabulated",
     "Tape",
     "TimeGrid",
     "TorchSDE",
     "UniPC",
+    "VelocityAB",
     "invert",
     "sample",
     "sensitivity",

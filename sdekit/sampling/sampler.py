@@ -30,7 +30,7 @@ class Sampler(ABC):
     order: int = 1
     #: Whether it draws normals after the start.
     stochastic: bool = True
-    #: Model calls per step; None where the solver decides.
+    #: Model calls per step, a costlier start apart; None where the solver decides.
     nfe_per_step: int | None = 1
 
     @property

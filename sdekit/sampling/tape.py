@@ -7,6 +7,7 @@ x = tape.node(0.9 * x + 0.1 * data, t)        # "this is the state at node t"
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import hypot
 
 from sdekit.processes import Node, Process
 from sdekit.sampling.plan import Plan, Row
@@ -77,6 +78,17 @@ class Tape:
     def score(self, x: Form, node: Node) -> Form:
         """-(x - alpha E[x_0 | x]) / sigma^2."""
         return self._read(x, node, (-1 / node.sigma**2, node.alpha / node.sigma**2))
+
+    def v(self, x: Form, node: Node) -> Form:
+        """(alpha noise - sigma data) / sqrt(alpha^2 + sigma^2)."""
+        length = hypot(node.alpha, node.sigma)
+        return self._read(x, node, (node.alpha / node.sigma / length, -length / node.sigma))
+
+    def velocity(self, x: Form, node: Node) -> Form:
+        """dx/dt of the probability flow: E[x_0 | x] d alpha/dt + noise d sigma/dt."""
+        alpha_slope, sigma_slope = (float(v) for v in self.process.slopes(node.t))
+        growth = sigma_slope / node.sigma
+        return self._read(x, node, (growth, alpha_slope - growth * node.alpha))
 
     def normal(self, interval: tuple[float, float] | None = None) -> Form:
         """A fresh unit normal; `interval` is the stretch of the sampler's clock whose noise it is."""

@@ -75,7 +75,9 @@ PRIMITIVES: list[tuple[sk.Process, Callable[[float], float]]] = [
 ]
 
 
-@pytest.mark.parametrize(("process", "primitive"), PRIMITIVES, ids=lambda v: repr(v)[:40])
+@pytest.mark.parametrize(
+    ("process", "primitive"), PRIMITIVES, ids=lambda v: "" if callable(v) else repr(v)[:40]
+)
 def test_the_integral_of_g2(process: sk.Process, primitive: Callable[[float], float]) -> None:
     times = times_of(process, 7)
     for pair in [*pairwise(times[1:]), (times[1], times[-1])]:

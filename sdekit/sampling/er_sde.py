@@ -10,7 +10,7 @@ import numpy as np
 from sdekit.errors import check_integer, check_number
 from sdekit.processes import Node, Process
 from sdekit.sampling.grids import LogSNR, TimeGrid
-from sdekit.sampling.multistep import Past, integrated_lagrange
+from sdekit.sampling.multistep import Past, integrated_lagrange, weighted
 from sdekit.sampling.quadrature import panels
 from sdekit.sampling.sampler import PlanSampler
 from sdekit.sampling.tape import Form, Tape
@@ -67,15 +67,12 @@ class ERSDE(PlanSampler):
         """Carry the state, add the integral, add the noise."""
         past: Past = []
         for s, t in pairwise(nodes):
-            past = [(s.rho, tape.data(x, s)), *past[: self.p - 1]]
+            past = [(s, tape.data(x, s)), *past[: self.p - 1]]
             surplus, _ = self._log_noise(np.array([t.rho, s.rho]))
             gain = float(surplus[0] - surplus[1])  # log r - log(rho_t / rho_s) <= 0
-            form = t.sigma / s.sigma * exp(gain) * x
-            weights = integrated_lagrange(
-                [rho - s.rho for rho, _ in past], self.moments(s.rho, t.rho, len(past))
-            )
-            for weight, (_, data) in zip(weights, past, strict=True):
-                form = form + t.alpha * weight * data
+            moments = self.moments(s.rho, t.rho, len(past))
+            weights = integrated_lagrange([node.rho - s.rho for node, _ in past], moments)
+            form = t.sigma / s.sigma * exp(gain) * x + t.alpha * weighted(weights, past)
             if self.stochastic:
                 z = tape.normal((s.rho**-2, t.rho**-2))
                 form = form + t.sigma * sqrt(-expm1(2 * gain)) * z

@@ -23,9 +23,8 @@ than it gains, and helps at five.
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import pairwise
-from math import ceil, expm1, factorial, log, sqrt
+from math import expm1, factorial, log, sqrt
 
 import numpy as np
 import torch
@@ -34,6 +33,7 @@ from sdekit.errors import check_choice, check_flag, check_integer, check_number
 from sdekit.processes import Node, Process
 from sdekit.sampling.exponential import PREDICTIONS, Semilinear, exponential_step, phi
 from sdekit.sampling.grids import Beta, LogSNR, Power, TimeGrid
+from sdekit.sampling.quadrature import panels
 from sdekit.sampling.sampler import PlanSampler
 from sdekit.sampling.tape import Form, Tape
 
@@ -160,13 +160,13 @@ class _AdamsBashforth(_Exponential):
     def _integral(self, process: Process, past: Past, t: Node) -> Form:
         s, flow = past[0][0], self._flow
         # Sixteen Gauss-Legendre points to a unit of rate k leave nothing but rounding, in any clock.
-        half_log_snr, weights = _gauss_legendre(s.half_log_snr, t.half_log_snr, 1 + self.tau**2)
+        half_log_snr, weights = panels(s.half_log_snr, t.half_log_snr, 1 / (1 + self.tau**2), 16)
         weights = weights * flow.kernel(half_log_snr, t)
         here = self.clock.clock(process, s.t)
         readings = self.clock.at_log_snr(process, torch.from_numpy(2 * half_log_snr))
         places = [self.clock.clock(process, node.t) - here for node, _ in past]
         moments = [float(weights @ (np.array(readings) - here) ** j) for j in range(len(past))]
-        return _weighted(integrated_lagrange(places, moments), past)
+        return weighted(integrated_lagrange(places, moments), past)
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ class VelocityAB(Multistep):
     def _step(self, tape: Tape, process: Process, x: Form, past: Past, t: Node) -> Form:
         s = past[0][0]
         moments = [(t.t - s.t) ** (j + 1) / (j + 1) for j in range(len(past))]
-        return x + _weighted(integrated_lagrange([node.t - s.t for node, _ in past], moments), past)
+        return x + weighted(integrated_lagrange([node.t - s.t for node, _ in past], moments), past)
 
 
 class _Taylor(_Exponential):
@@ -319,26 +319,12 @@ def _differences(past: Sequence[tuple[float, Form]]) -> tuple[Form | None, Form 
     return first + second * ((a - b) / 2), second
 
 
-def _weighted(weights: Sequence[float], past: Past) -> Form:
+def weighted(weights: Sequence[float], past: Past) -> Form:
+    """The sum of the past predictions with these weights."""
     total = Form({})
     for weight, (_, form) in zip(weights, past, strict=True):
         total = total + weight * form
     return total
-
-
-def _gauss_legendre(low: float, high: float, density: float) -> tuple[np.ndarray, np.ndarray]:
-    """Points and weights on [low, high]: 16 in each of the equal cells of at most 1 / density."""
-    cells = ceil(density * (high - low))
-    points, weights = _rule()
-    places = (np.arange(cells)[:, None] + points) / cells
-    return low + (high - low) * places.ravel(), np.tile(weights * (high - low) / cells, cells)
-
-
-@lru_cache(maxsize=1)
-def _rule() -> tuple[np.ndarray, np.ndarray]:
-    """Gauss-Legendre points and weights on [0, 1]."""
-    points, weights = np.polynomial.legendre.leggauss(16)
-    return (points + 1) / 2, weights / 2
 
 
 def exponential_moments(tau: float, h: float, count: int) -> list[float]:

@@ -8,7 +8,7 @@ from math import comb, exp, expm1, log, sqrt
 from sdekit.errors import check_integer, check_number
 from sdekit.processes import Node, Process
 from sdekit.sampling.grids import LogSNR, TimeGrid
-from sdekit.sampling.multistep import Past, exponential_moments, integrated_lagrange
+from sdekit.sampling.multistep import Past, exponential_moments, integrated_lagrange, weighted
 from sdekit.sampling.sampler import PlanSampler
 from sdekit.sampling.tape import Form, Tape
 
@@ -66,7 +66,7 @@ class SASolver(PlanSampler):
 
     def write(self, tape: Tape, process: Process, nodes: Sequence[Node], x: Form) -> Form:
         """Predict, evaluate, correct."""
-        past: Past = [(nodes[0].half_log_snr, tape.data(x, nodes[0]))]
+        past: Past = [(nodes[0], tape.data(x, nodes[0]))]
         for s, t in pairwise(nodes):
             stretches = self._stretches(s, t)
             predicted = t.alpha * adams(past[: self.predictor], s, stretches)
@@ -78,7 +78,7 @@ class SASolver(PlanSampler):
             x = tape.node(form, t)
             if t is nodes[-1]:
                 break
-            past = [(t.half_log_snr, tape.data(x, t)), *past][: max(self.predictor, self.corrector)]
+            past = [(t, tape.data(x, t)), *past][: max(self.predictor, self.corrector)]
             if self.corrector:
                 corrected = t.alpha * adams(past[: self.corrector], s, stretches)
                 x = tape.node(x + corrected - predicted, t)
@@ -96,11 +96,8 @@ class SASolver(PlanSampler):
 def adams(past: Past, s: Node, stretches: Stretches) -> Form:
     """The integral over a step from s of the polynomial through `past`, weighted as in the exact solution."""
     moments = piecewise_moments(stretches, len(past))
-    weights = integrated_lagrange([place - s.half_log_snr for place, _ in past], moments)
-    total = Form({})
-    for weight, (_, data) in zip(weights, past, strict=True):
-        total = total + weight * data
-    return total
+    places = [node.half_log_snr - s.half_log_snr for node, _ in past]
+    return weighted(integrated_lagrange(places, moments), past)
 
 
 def piecewise_moments(stretches: Stretches, count: int) -> list[float]:

@@ -1,1 +1,8 @@
-"""What a project needs to test its own classes: `strategies` for Hypothesis (extra `testing`)."""
+"""What a project needs to test its own classes, and to read the plan out of anyone's sampler.
+
+`strategies` for Hypothesis needs the extra `testing`.
+"""
+
+from sdekit.testing.extraction import affine_deviation, plan_from_sampler
+
+__all__ = ["affine_deviation", "plan_from_sampler"]

@@ -258,7 +258,7 @@ def azula_denoiser(model: Model, grid: sk.samplers.TimeGrid) -> Any:
 
 
 def azula() -> Iterator[Peer]:
-    """Its samplers; multistep ones to order 3."""
+    """Its samplers; multistep ones to order 4."""
     from azula import sample as library
 
     def box(name: str, settings: dict[str, Any], grid: str, steps: int) -> BlackBox:
@@ -278,7 +278,7 @@ def azula() -> Iterator[Peer]:
         for name in ("DDIM", "Euler", "Heun"):
             yield peer(name, grid)
         for name in ("zAB", "vAB", "zEAB", "xEAB", "REAB"):
-            for order in (2, 3):
+            for order in (2, 3, 4):
                 yield peer(name, grid, order=order)
     yield peer("DDPM", "uniform", random=True)
     yield peer("DDIM", "uniform", random=True, eta=1.0)

@@ -83,6 +83,8 @@ def in_sigma(run: Callable[[Model, Tensor, Tensor], Tensor], grid: str, steps: i
 
 def alone(package: str, module: str, **helpers: types.ModuleType) -> types.ModuleType:
     """A module of an installed package, imported without its package's own imports."""
+    if f"{package}.{module}" in sys.modules:
+        return sys.modules[f"{package}.{module}"]
     spec = importlib.util.find_spec(package)
     if spec is None or spec.submodule_search_locations is None:
         raise ImportError(f"no module named {package}")
@@ -126,7 +128,7 @@ def k_diffusion() -> Iterator[Peer]:
     for grid in GRIDS:
         for name in ("euler", "heun", "dpm_2", "lms", "dpmpp_2m"):
             yield k_peer(ks, name, grid)
-        for name in ("dpmpp_3m_sde", "dpmpp_2m_sde", "dpmpp_sde"):
+        for name in ("dpmpp_3m_sde", "dpmpp_sde"):  # dpmpp_2m_sde is then dpmpp_2m
             yield k_peer(ks, name, grid, eta=0.0)
     for name in ("dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_sde"):
         yield k_peer(ks, name, "karras", eta=1.0)

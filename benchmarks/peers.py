@@ -1,6 +1,6 @@
 """How near do other libraries' samplers come, what are they, and what do they cost, beside ours?
 
-`python benchmarks/peers.py [--quick] [--problems NAME ...] [--parts PART ...] [--out DIR]`; parts:
+`python benchmarks/peers.py [--quick] [--problems NAME ...] [--starts N] [--parts PART ...] [--out DIR]`
 
 - accuracy: distance from the exact endpoints of the probability flow at 10 to 200 model calls, same exact
   score, same starts, for every deterministic sampler with fixed steps, ours and theirs: RMS, median and 95th
@@ -115,8 +115,10 @@ def within(peer: Peer, budget: int) -> int | None:
     return None
 
 
-def accuracy(peers: list[Peer], problems: list[Problem], budgets: list[int]) -> list[Record]:
-    """One record per problem, sampler and budget."""
+def accuracy(
+    peers: list[Peer], problems: list[Problem], budgets: list[int], most: int | None = None
+) -> list[Record]:
+    """One record per problem, sampler and budget, from at most `most` starts."""
     records = []
     chosen = [(p, b, within(p, b)) for p in peers for b in budgets]
     for problem in problems:
@@ -125,8 +127,8 @@ def accuracy(peers: list[Peer], problems: list[Problem], budgets: list[int]) -> 
             if steps is None:
                 continue
             counted = Counted(problem.model)
-            x = peer.box(steps)(counted, problem.starts.clone())
-            away = (x - problem.endpoints).norm(dim=1)
+            x = peer.box(steps)(counted, problem.starts[:most].clone())
+            away = (x - problem.endpoints[:most]).norm(dim=1)
             where = {"problem": problem.name, "library": peer.library, "sampler": peer.name}
             cost = {"budget": budget, "nfe": counted.nfe}
             records.append(where | cost | statistics_of(away))
@@ -320,22 +322,17 @@ def overhead(libraries: dict[str, str], batches: list[int], steps: int = 100) ->
 
 
 def overhead_table(records: list[Record]) -> str:
-    """One line a run, with its ratio to our compiled plan of the same sampler."""
+    """One line a run, with its ratios to our plan and to `sdekit.sample` with the same sampler."""
     lines = [
-        "| batch | sampler | run | us a step | beyond the model | over ours |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| batch | sampler | run | us a step | beyond the model | over our plan | over our sample |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    own = {
-        (r["batch"], r["sampler"]): r["us beyond the model"]
-        for r in records
-        if r["run"] == "sdekit sample"
-    }
+    beyond = {(r["batch"], r["sampler"], r["run"]): r["us beyond the model"] for r in records}
     for r in sorted(records, key=lambda r: (r["batch"], r["sampler"])):
-        beyond = r["us beyond the model"]
-        lines.append(
-            f"| {r['batch']} | {r['sampler']} | {r['run']} | {r['us a step']:.1f} | {beyond:.1f} | "
-            f"{beyond / own[r['batch'], r['sampler']]:.2f} |"
-        )
+        case, own = (r["batch"], r["sampler"]), r["us beyond the model"]
+        ratios = (own / beyond[*case, f"sdekit {way}"] for way in ("compiled plan", "sample"))
+        cells = [*map(str, case), r["run"], f"{r['us a step']:.1f}", f"{own:.1f}"]
+        lines.append("| " + " | ".join([*cells, *(f"{ratio:.2f}" for ratio in ratios)]) + " |")
     return "\n".join(lines)
 
 
@@ -358,6 +355,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one problem, 10 to 50 calls")
     parser.add_argument("--problems", nargs="+", choices=[p.name for p in PROBLEMS])
+    parser.add_argument("--starts", type=int, help="at most so many of each problem's starts")
     parts = ["accuracy", "plans", "overhead"]
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--out", type=Path, default=Path("runs/peers"))
@@ -375,7 +373,7 @@ def main() -> None:
     if "accuracy" in given.parts:
         fixed = [p for p in peers if not p.random and p.steps != ()]
         budgets = list(BUDGETS[:3] if given.quick else BUDGETS)
-        records = accuracy([*our_peers(), *fixed], problems, budgets)
+        records = accuracy([*our_peers(), *fixed], problems, budgets, given.starts)
         write(given.out, "accuracy", records, accuracy_table(records))
     if "plans" in given.parts:
         records = plans(peers, PROBLEMS[0])

@@ -8,6 +8,7 @@ table on a nonlinear model, so the table is held against the sampler on some bef
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -333,8 +334,10 @@ def _plans(
         except ValueError:
             continue
         if np.isfinite(closed).all():
-            rows = list(_short_rows(closed, basis.nfe, threshold))
-            yield _assembled(basis, rows, [(float(a), float(b)) for a, b in reads], grid, name)
+            terms = list(_short_rows(closed, basis.nfe, threshold))
+            rows = _assembled(basis, terms, [(float(a), float(b)) for a, b in reads], grid)
+            named = _with_nodes(rows, grid, 1e-6 * basis.process.horizon)
+            yield Plan(basis.process, named, (None,) * len(basis.normals), name)
 
 
 def _closed_form(basis: _Run, prediction: str, reading: str) -> np.ndarray:
@@ -400,45 +403,44 @@ def _windows(k: int, calls: int) -> Iterator[tuple[list[int], int]]:
 
 
 def _assembled(
-    basis: _Run,
-    terms: list[_Terms],
-    reads: list[tuple[float, float]],
-    grid: list[float] | None,
-    name: str,
-) -> Plan:
+    basis: _Run, terms: list[_Terms], reads: list[tuple[float, float]], grid: list[float] | None
+) -> list[Row]:
     """Rows numbered as in a plan. A normal that enters several becomes a row that the others add."""
-    times = ([] if len(terms) == basis.nfe else [grid[0] if grid else 0.0]) + basis.times
-    asked = [None] * (len(times) - basis.nfe) + list(range(basis.nfe))
-    end = grid[-1] if grid else 0.0
-    entries = [m for row in terms for m in row.z]
-    shared = {m for m in entries if entries.count(m) > 1}
-    rows = [Row(times[0], {}, {}, {}, None if asked[0] is None else reads[0], 0)]
-    state, called, kept = {0: 0}, {asked[0]: 0}, dict[int, int]()
-    for k, (row, t, call) in enumerate(
-        zip(terms, [*times[1:], end], [*asked[1:], None], strict=True), 1
-    ):
-        for m in sorted(row.z.keys() & shared - kept.keys()):
+    calls: list[int | None] = [
+        *range(basis.nfe),
+        None,
+    ]  # at which row each call is; not at the result
+    if len(terms) > basis.nfe:
+        calls.insert(0, None)  # nor at the start
+    times = [0.0 if call is None else basis.times[call] for call in calls]
+    if grid:
+        times[0], times[-1] = (grid[0] if calls[0] is None else times[0]), grid[-1]
+    entered = Counter(m for row in terms for m in row.z)
+    rows: list[Row] = []
+    state, asked, kept = dict[int, int](), dict[int | None, int](), dict[int, int]()
+    start = _Terms({}, {}, {})
+    for k, (row, t, call) in enumerate(zip([start, *terms], times, calls, strict=True)):
+        shared = {m for m in row.z if entered[m] > 1}
+        for m in sorted(shared - kept.keys()):
             kept[m] = len(rows)
             rows.append(Row(t, {}, {}, {m: 1.0}))
-        x = {state[j]: c for j, c in row.x.items()}
-        x |= {kept[m]: c for m, c in row.z.items() if m in shared}
-        p = {called[j]: c for j, c in row.p.items()}
+        x = {state[j]: c for j, c in row.x.items()} | {kept[m]: row.z[m] for m in shared}
+        p = {asked[j]: c for j, c in row.p.items()}
         z = {m: c for m, c in row.z.items() if m not in shared}
-        state[k] = len(rows)
-        called[call] = len(rows)
+        state[k] = asked[call] = len(rows)
         rows.append(Row(t, x, p, z, None if call is None else reads[call]))
-    rows[-1] = replace(rows[-1], node=len(grid) - 1 if grid else 1)
-    plan = Plan(basis.process, tuple(rows), (None,) * len(basis.normals), name)
-    return replace(plan, rows=_with_nodes(plan, grid[1:-1])) if grid else plan
+    return rows
 
 
-def _with_nodes(plan: Plan, inner: list[float]) -> tuple[Row, ...]:
-    """The last row at each inner time of the grid is its node."""
-    rows, near = list(plan.rows), 1e-6 * plan.process.horizon
-    for i, t in enumerate(inner, 1):
+def _with_nodes(rows: list[Row], grid: list[float] | None, near: float) -> tuple[Row, ...]:
+    """The start and the result are nodes, and the last row that reads the model at a time of the grid."""
+    rows = list(rows)
+    for i, t in enumerate(grid[1:-1] if grid else [], 1):
         at = [k for k, row in enumerate(rows[1:-1], 1) if abs(row.t - t) <= near and row.read]
         if at:
             rows[at[-1]] = replace(rows[at[-1]], node=i)
+    rows[0] = replace(rows[0], node=0)
+    rows[-1] = replace(rows[-1], node=len(grid) - 1 if grid else 1)
     return tuple(rows)
 
 

@@ -313,3 +313,11 @@ def test_times_name_nodes_and_result() -> None:
     bare = plan_from_sampler(ddim(VP, times), VP)
     assert [(row.t, row.node) for row in bare.rows] == [(0.9, 0), (0.5, None), (0.0, 1)]
     assert bare.describe().splitlines()[0].startswith("ddim.<locals>.run: 3 rows, 2 model calls")
+
+
+@pytest.mark.parametrize("sampler", [ss.ExponentialAB(4), ss.DPMSolverPP(2, tau=1.0)], ids=repr)
+def test_long_run_does_not_amplify_rounding(sampler: ss.PlanSampler) -> None:
+    times = times_of(sampler, VP, 120)
+    plan = plan_from_sampler(black_box(sampler.plan(VP, times)), VP, times=times)
+    assert affine_deviation(black_box(plan), sampler.plan(VP, times)) < 1e-12
+    assert plan.registers == sampler.plan(VP, times).registers

@@ -17,6 +17,7 @@ adapter only converts: coordinates (y = x / alpha, sigma / alpha), times and the
 
 import importlib
 import importlib.util
+import math
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -109,12 +110,32 @@ def k_sampling() -> types.ModuleType:
     return alone("k_diffusion", "sampling", utils=utils)
 
 
+class Path:
+    """Normalised increments of one Brownian path in sigma, for k-diffusion in place of its Brownian tree.
+
+    Its samplers ask for disjoint intervals, and for one that continues the interval asked for just before.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self._start, self._length, self._sum = math.nan, 0.0, torch.zeros_like(like)
+
+    def __call__(self, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+        """(W(sigma_next) - W(sigma)) / sqrt(|sigma_next - sigma|)."""
+        start, length = float(sigma), abs(float(sigma_next - sigma))
+        if not math.isclose(start, self._start, rel_tol=1e-9):
+            self._start, self._length, self._sum = start, 0.0, torch.zeros_like(self._like)
+        added = math.sqrt(length - self._length)
+        self._sum, self._length = self._sum + added * torch.randn_like(self._like), length
+        return self._sum / math.sqrt(length)
+
+
 def k_peer(ks: types.ModuleType, name: str, grid: str, **settings: Any) -> Peer:
-    """One of its functions; where a Brownian tree is the default, independent normals."""
+    """One of its functions."""
     function = getattr(ks, f"sample_{name}")
 
     def run(model: Model, y: Tensor, sigmas: Tensor) -> Tensor:
-        own = {"noise_sampler": lambda s, t: torch.randn_like(y)} if "sde" in name else {}
+        own = {"noise_sampler": Path(y)} if "sde" in name else {}
         return function(model, y, sigmas, disable=True, **own, **settings)
 
     label = ", ".join([name, *(f"{k}={v:g}" for k, v in settings.items()), grid])

@@ -4,7 +4,7 @@ A forward process, a denoiser read four ways, a sampler that is a table of numbe
 against.
 """
 
-from sdekit import data, metrics, networks, pde, schedules, training
+from sdekit import data, metrics, networks, pde, schedules, testing, training
 from sdekit import sampling as samplers
 from sdekit.comparison import ErrorBudget, Table, compare, error_budget
 from sdekit.data import ExactDenoiser, GaussianMixture
@@ -63,6 +63,7 @@ __all__ = [
     "sample",
     "samplers",
     "schedules",
+    "testing",
     "train",
     "training",
 ]

@@ -1,5 +1,9 @@
-"""What a project needs to test its own classes: `check_sampler`; `strategies` for Hypothesis (an extra)."""
+"""What a project needs to test its own classes, and to read the plan out of anyone's sampler.
+
+`strategies` for Hypothesis needs the extra `testing`.
+"""
 
 from sdekit.testing.conformance import Report, check_sampler
+from sdekit.testing.extraction import affine_deviation, plan_from_sampler
 
-__all__ = ["Report", "check_sampler"]
+__all__ = ["Report", "affine_deviation", "check_sampler", "plan_from_sampler"]

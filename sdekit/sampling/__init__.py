@@ -1,11 +1,14 @@
 """Samplers, their grids, and the front door `sample`; public as `sdekit.samplers`."""
 
+from sdekit.sampling.computed_grid import ComputedGrid
+from sdekit.sampling.computed_plan import ComputedPlan
 from sdekit.sampling.edm import EDMHeun
 from sdekit.sampling.flow_ode import FlowODE, ProbabilityFlow
 from sdekit.sampling.front_door import Samples, sample
 from sdekit.sampling.grids import GRIDS, Angle, Karras, LogSNR, Power, TimeGrid
 from sdekit.sampling.multistep import DPMSolverPP, ExponentialAB
 from sdekit.sampling.one_step import DDIM, Ancestral, EulerMaruyama
+from sdekit.sampling.optimise import Optimised, Search, optimise_grid, optimise_plan
 from sdekit.sampling.plan import Plan, Row
 from sdekit.sampling.predictor_corrector import PredictorCorrector
 from sdekit.sampling.reverse_sde import ReverseSDE, TorchSDE
@@ -40,6 +43,8 @@ __all__ = [
     "GRIDS",
     "Ancestral",
     "Angle",
+    "ComputedGrid",
+    "ComputedPlan",
     "DPMSolver",
     "DPMSolverPP",
     "EDMHeun",
@@ -49,6 +54,7 @@ __all__ = [
     "Form",
     "Karras",
     "LogSNR",
+    "Optimised",
     "Plan",
     "PlanSampler",
     "Power",
@@ -58,10 +64,13 @@ __all__ = [
     "Row",
     "Sampler",
     "Samples",
+    "Search",
     "SigmaRungeKutta",
     "Tape",
     "TimeGrid",
     "TorchSDE",
     "UniPC",
+    "optimise_grid",
+    "optimise_plan",
     "sample",
 ]

@@ -1,6 +1,5 @@
 """Samplers, their grids, and the front door `sample`; public as `sdekit.samplers`."""
 
-from sdekit.sampling.computed_grid import ComputedGrid
 from sdekit.sampling.computed_plan import ComputedPlan
 from sdekit.sampling.edm import EDMHeun
 from sdekit.sampling.flow_ode import FlowODE, ProbabilityFlow
@@ -14,6 +13,7 @@ from sdekit.sampling.predictor_corrector import PredictorCorrector
 from sdekit.sampling.reverse_sde import ReverseSDE, TorchSDE
 from sdekit.sampling.sampler import PlanSampler, Sampler
 from sdekit.sampling.single_step import DPMSolver, SigmaRungeKutta
+from sdekit.sampling.tabulated import Tabulated
 from sdekit.sampling.tape import Form, Tape
 from sdekit.sampling.unipc import UniPC
 
@@ -43,7 +43,6 @@ __all__ = [
     "GRIDS",
     "Ancestral",
     "Angle",
-    "ComputedGrid",
     "ComputedPlan",
     "DPMSolver",
     "DPMSolverPP",
@@ -66,6 +65,7 @@ __all__ = [
     "Samples",
     "Search",
     "SigmaRungeKutta",
+    "Tabulated",
     "Tape",
     "TimeGrid",
     "TorchSDE",

@@ -12,8 +12,8 @@ import torch
 from sdekit.errors import CheckpointError, check_number
 from sdekit.processes import Node, Process
 from sdekit.sampling.closed_form import ClosedForm
-from sdekit.sampling.computed_grid import ComputedGrid
 from sdekit.sampling.sampler import PlanSampler
+from sdekit.sampling.tabulated import Tabulated
 from sdekit.sampling.tape import Form, Tape
 from sdekit.storage import load_tensors, save_tensors
 
@@ -54,8 +54,8 @@ class ComputedPlan(PlanSampler):
         ends = None not in (*self.nodes[:1], *self.nodes[-1:])
         if len(self.nodes) != len(self.times) or not ends or indices != [*range(len(indices))]:
             raise ValueError(
-                f"nodes must number the grid times 0, 1, ... from the first of the {len(self.times)} times to "
-                f"the last, None between, got {self.nodes}"
+                f"nodes must number the grid times 0, 1, ... from the first of the {len(self.times)} "
+                f"times to the last, None between, got {self.nodes}"
             )
         sizes = [len(row) for row in self.weights]
         if sizes != list(range(len(self.times) - 1)):
@@ -70,19 +70,24 @@ class ComputedPlan(PlanSampler):
     def __repr__(self) -> str:
         numbers = repr((self.process, self.times, self.nodes, self.weights)).encode()
         digest = hashlib.sha256(numbers).hexdigest()[:8]
-        return f"ComputedPlan(id='{digest}', steps={self.grid.steps}, calls={len(self.weights)})"
+        return f"ComputedPlan(id='{digest}', steps={self.steps}, calls={len(self.weights)})"
 
     @property
-    def grid(self) -> ComputedGrid:
+    def grid(self) -> Tabulated:
         """The one grid it runs on."""
-        return ComputedGrid(
+        return Tabulated(
             tuple(t for t, i in zip(self.times, self.nodes, strict=True) if i is not None)
         )
 
     @property
+    def steps(self) -> int:
+        """Intervals of its grid."""
+        return len(self.grid.nodes) - 1
+
+    @property
     def nfe_per_step(self) -> int | None:  # type: ignore[override]
         """Model calls a step where all steps have as many, else None."""
-        calls, rest = divmod(len(self.weights), self.grid.steps)
+        calls, rest = divmod(len(self.weights), self.steps)
         return None if rest else calls
 
     def write(self, tape: Tape, process: Process, nodes: Sequence[Node], x: Form) -> Form:
@@ -93,9 +98,9 @@ class ComputedPlan(PlanSampler):
         """
         if process != self.process:
             raise ValueError(f"{self!r} was computed for {self.process!r}, not for {process!r}")
-        if tuple(node.t for node in nodes) != self.grid.knots:
+        if tuple(node.t for node in nodes) != self.grid.nodes:
             raise ValueError(
-                f"{self!r} runs on its own grid only: steps={self.grid.steps} from t = {self.times[0]:g} to "
+                f"{self!r} runs on its own grid only: steps={self.steps} from t = {self.times[0]:g} to "
                 f"{self.times[-1]:g}, leave out grid; got {len(nodes) - 1} steps from {nodes[0].t:g} to "
                 f"{nodes[-1].t:g}"
             )

@@ -11,6 +11,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,12 +30,12 @@ from sdekit.sampling.closed_form import (
     endpoint,
     endpoint_jacobian,
 )
-from sdekit.sampling.computed_grid import ComputedGrid
 from sdekit.sampling.computed_plan import ComputedPlan
 from sdekit.sampling.front_door import sample
 from sdekit.sampling.grids import GRIDS
 from sdekit.sampling.multistep import ExponentialAB
 from sdekit.sampling.sampler import PlanSampler, Sampler
+from sdekit.sampling.tabulated import Tabulated
 
 #: rho(z) and rho'(z) of z = (error / scale)^2.
 LOSSES: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
@@ -49,12 +50,12 @@ class Search:
     """How a grid or a plan is looked for.
 
     Args:
-        loss: "linear" is least squares, for one mode of convergence; with several modes a few trajectories that
-            change mode outweigh all others, and "soft_l1" or "cauchy" bound what one of them counts.
+        loss: "linear" is least squares. Where data have several modes a few trajectories that end in another
+            one outweigh all others: "soft_l1" and, more strongly, "cauchy" bound what one of them counts.
         trajectories: optimised over.
         held_out: others, on which the result is measured.
         reference_steps: of the fourth-order solve that all are held against.
-        iterations: evaluations at most, of each of the two optimisers.
+        iterations: evaluations at most of each optimiser over times; four times as many over weights.
         seconds: when to stop with the best so far (a run that is stopped is not reproducible).
         seed: of the starting states.
     """
@@ -63,7 +64,7 @@ class Search:
     trajectories: int = 512
     held_out: int = 1024
     reference_steps: int = 500
-    iterations: int = 40
+    iterations: int = 24
     seconds: float | None = None
     seed: int = 0
 
@@ -95,7 +96,7 @@ class EndpointError:
 class Optimised:
     """A grid, the sampler to run on it, and what was gained over the best grid that has a name.
 
-    `sample(model, shape, sampler=found.sampler, grid=found.grid, steps=found.grid.steps)` uses it.
+    `sample(model, shape, sampler=found.sampler, grid=found.grid, steps=found.steps)` uses it.
 
     Attributes:
         sampler: the one given, or the `ComputedPlan`.
@@ -111,7 +112,7 @@ class Optimised:
     """
 
     sampler: Sampler
-    grid: ComputedGrid
+    grid: Tabulated
     start: str
     training: tuple[EndpointError, EndpointError]
     held_out: tuple[EndpointError, EndpointError]
@@ -121,21 +122,41 @@ class Optimised:
     seconds: float
 
     @property
+    def steps(self) -> int:
+        """Intervals of the grid."""
+        return len(self.grid.nodes) - 1
+
+    @property
     def gain(self) -> float:
         """Held-out median error before over after."""
-        return self.held_out[0].median / self.held_out[1].median
+        return _quotient(self.held_out[0].median, self.held_out[1].median)
 
     @property
     def overfit(self) -> float:
-        """Held-out RMS error over that in training: near 1 unless the numbers were fitted to the trajectories."""
-        return self.held_out[1].rms / self.training[1].rms
+        """Held-out RMS error over that in training: near 1 unless single trajectories were fitted."""
+        return _quotient(self.held_out[1].rms, self.training[1].rms)
+
+    def doubts(self) -> list[str]:
+        """What speaks against using it; `optimise_grid` and `optimise_plan` warn of them."""
+        (before, after), found = self.held_out, []
+        if after.median >= before.median:
+            found.append(
+                f"nothing gained: the held-out median error went from {before.median:.3g} to "
+                f"{after.median:.3g}; more trajectories may help"
+            )
+        if self.reference_error > 0.1 * after.rms:
+            found.append(
+                f"the reference changes by {self.reference_error:.2g} when its steps are halved, not "
+                f"small beside the error {after.rms:.2g}: raise Search.reference_steps"
+            )
+        return found
 
     def __repr__(self) -> str:
-        return f"Optimised({self.sampler!r}, {self.grid.steps} steps, gain {self.gain:.3g})"
+        return f"Optimised({self.sampler!r}, {self.steps} steps, gain {self.gain:.3g})"
 
     def __str__(self) -> str:
         lines = [
-            f"{self.sampler!r}, {self.grid.steps} steps",
+            f"{self.sampler!r}, {self.steps} steps",
             f"{'':<22}{'before':>12}{'after':>12}",
         ]
         for name, pair in (("training", self.training), ("held out", self.held_out)):
@@ -330,7 +351,7 @@ class _Objective:
         least_squares(
             self.residuals,
             parameters,
-            self.jacobian,
+            self.jacobian,  # type: ignore[arg-type]
             loss=self.task.search.loss,
             f_scale=self.scale,
             x_scale="jac",
@@ -338,23 +359,28 @@ class _Objective:
         )
 
     def descend(self, evaluations: int) -> None:
-        """BFGS from the best so far, until ten steps bring less than a thousandth."""
+        """BFGS from the best so far and its Gauss-Newton matrix, until five steps bring nothing."""
         from scipy.optimize import minimize
 
-        recent = [math.inf] * 10
+        recent = [math.inf] * 5
 
         def stalled(intermediate_result: Any) -> None:
             recent.append(intermediate_result.fun)
-            if recent.pop(0) - intermediate_result.fun < 1e-3:
+            if recent.pop(0) - intermediate_result.fun < 1e-4:
                 raise StopIteration
 
+        cost, start = self.best
+        curvature = self.jacobian(start)
+        curvature = 2 * curvature.T @ curvature / (cost * self.scale**2)
+        values, axes = np.linalg.eigh(curvature)
+        inverse = axes / (values + 1e-3 * values[-1]) @ axes.T
         with np.errstate(all="ignore"):
             minimize(
                 self.log_cost,
-                self.best[1],
+                start,
                 jac=True,
                 method="BFGS",
-                options={"maxiter": evaluations},
+                options={"maxiter": evaluations, "hess_inv0": 0.5 * (inverse + inverse.T)},
                 callback=stalled,
             )
 
@@ -441,7 +467,7 @@ class _Task:
                 parameters = self._improved(family, parameters, bar)
                 form = family.at(parameters)
                 sampler = ComputedPlan.from_closed_form(self.model.process, form)
-        grid = ComputedGrid(tuple(family.times(parameters)))
+        grid = Tabulated(tuple(family.times(parameters)))
         return self._measured(sampler, grid, name)
 
     def _best_grid(self, family: _Family, bar: Any, *, polish: bool) -> tuple[str, Array]:
@@ -449,7 +475,10 @@ class _Task:
         process, iterations = self.model.process, self.search.iterations
         starts: list[tuple[float, str, Array]] = []
         for name, grid in GRIDS.items():
-            parameters = family.parameters(grid.times(process, self.steps, *self.ends))
+            try:
+                parameters = family.parameters(grid.times(process, self.steps, *self.ends))
+            except ValueError:
+                continue  # a grid may have no meaning for a process
             errors = _Objective(self, family, 1.0, bar).residuals(parameters)
             if np.isfinite(errors).all():
                 starts.append((float(np.median(np.abs(errors))), name, parameters))
@@ -458,15 +487,13 @@ class _Task:
         starts.sort(key=lambda start: start[0])
         scale = max(starts[0][0], 1e-12)
         tries = [_Objective(self, family, scale, bar) for _ in starts[:2]]
-        try:
+        with suppress(_OutOfTime):
             for objective, (_, _, parameters) in zip(tries, starts, strict=False):
                 objective.least_squares(parameters, max(2, iterations // 4))
             better = min(tries, key=lambda objective: objective.best[0])
             better.least_squares(better.best[1], iterations)
             if polish:
                 better.descend(iterations)
-        except _OutOfTime:
-            pass
         return starts[0][1], min(tries, key=lambda objective: objective.best[0]).best[1]
 
     def _improved(self, family: _Family, parameters: Array, bar: Any) -> Array:
@@ -474,22 +501,19 @@ class _Task:
         objective = _Objective(self, family, 1.0, bar)
         errors = objective.residuals(parameters)
         objective = _Objective(self, family, max(float(np.median(np.abs(errors))), 1e-12), bar)
-        try:
-            objective.least_squares(parameters, self.search.iterations)
-        except _OutOfTime:
-            pass
+        with suppress(_OutOfTime):
+            objective.least_squares(parameters, 4 * self.search.iterations)
         return objective.best[1]
 
-    def _measured(self, sampler: PlanSampler, grid: ComputedGrid, name: str) -> Optimised:
+    def _measured(self, sampler: PlanSampler, grid: Tabulated, name: str) -> Optimised:
         """The result, through `sample`, like any use of it; warns where there is nothing to gain."""
         before = GRIDS[name].times(self.model.process, self.steps, *self.ends)
-        both = ((self.sampler, before), (sampler, list(grid.knots)))
+        both = ((self.sampler, before), (sampler, list(grid.nodes)))
         ends = [[self._solve(s, x, grid=times) for s, times in both] for x in self.x]
         training, held_out = (
             tuple(EndpointError.of(x, y) for x in found)
             for found, y in zip(ends, self.y, strict=True)
         )
-        seconds = time.perf_counter() - self.began
         result = Optimised(
             sampler,
             grid,
@@ -499,20 +523,10 @@ class _Task:
             self.reference_error,
             self._distances([*ends[1], self.y[1]]),
             self.evaluations,
-            seconds,
+            time.perf_counter() - self.began,
         )
-        if result.gain <= 1:
-            warnings.warn(
-                f"nothing gained: the held-out median error went from {held_out[0].median:.3g} to "
-                f"{held_out[1].median:.3g}; more trajectories may help",
-                stacklevel=4,
-            )
-        if self.reference_error > 0.1 * held_out[1].rms:
-            warnings.warn(
-                f"the reference changes by {self.reference_error:.2g} when its steps are halved, which is not "
-                f"small beside the error found, {held_out[1].rms:.2g}: raise Search.reference_steps",
-                stacklevel=4,
-            )
+        for warning in result.doubts():
+            warnings.warn(warning, stacklevel=4)
         return result
 
     def _solve(self, sampler: Sampler, x: Tensor, **keywords: Any) -> Tensor:
@@ -536,9 +550,16 @@ class _Task:
         return {name: (values[0], values[1], values[2]) for name, values in found.items()}
 
 
+def _quotient(a: float, b: float) -> float:
+    return a / b if b else math.inf
+
+
 def _double(denoiser: Denoiser) -> Denoiser:
     """A copy in float64 and evaluation mode of a model that has parameters."""
-    return copy.deepcopy(denoiser).double().eval() if isinstance(denoiser, nn.Module) else denoiser
+    new = copy.deepcopy(denoiser)
+    if isinstance(new, nn.Module):
+        new.double().eval()
+    return new
 
 
 def _device(denoiser: Denoiser) -> torch.device:
@@ -547,8 +568,6 @@ def _device(denoiser: Denoiser) -> torch.device:
 
 
 def _bar(progress: bool) -> Any:
-    from contextlib import nullcontext
-
     if not progress:
         return nullcontext()
     from tqdm import tqdm

@@ -131,21 +131,24 @@ def test_parameters_and_times_are_inverse_and_stay_apart() -> None:
 def test_ddim_on_a_bell_finds_the_angle_grid(process: Process, t_end: float, std: float) -> None:
     # rho = std tan(theta), theta uniform, is the optimum in closed form (Sabour et al. 2024).
     target = sk.GaussianMixture(None, [0.0], std)
-    search = ss.Search(loss="linear", trajectories=32, held_out=32, iterations=60)
-    found = ss.optimise_grid(target.denoiser(process), ss.DDIM(), 6, t_end=t_end, search=search)
+    search = ss.Search(loss="linear", trajectories=16, held_out=16, iterations=40)
+    found = ss.optimise_grid(target.denoiser(process), ss.DDIM(), 5, t_end=t_end, search=search)
     clock = ss.Angle(std)
     angles = torch.tensor([clock.clock(process, t) for t in found.grid.nodes], dtype=F64)
-    uniform = torch.linspace(angles[0].item(), angles[-1].item(), 7, dtype=F64)
+    uniform = torch.linspace(angles[0].item(), angles[-1].item(), 6, dtype=F64)
     torch.testing.assert_close(angles, uniform, rtol=0, atol=1e-5)
 
 
 def test_a_computed_plan_is_exact_on_a_bell() -> None:
     target = sk.GaussianMixture(None, [0.4], 0.5)
     search = ss.Search(trajectories=32, held_out=64)
-    found = ss.optimise_plan(target.denoiser(VP), ss.DDIM(), 3, search=search)
+    with pytest.warns(UserWarning, match="the reference changes"):  # nothing measures such an error
+        found = ss.optimise_plan(target.denoiser(VP), ss.DDIM(), 3, search=search)
     assert found.held_out[0].rms > 1e-2
     assert found.held_out[1].rms < 1e-8
-    mean, variance = found.sampler.plan(VP, found.grid.nodes).gaussian_law(0.4, 0.25, start="exact")  # type: ignore[attr-defined]
+    assert isinstance(found.sampler, ss.ComputedPlan)
+    plan = found.sampler.plan(VP, found.grid.nodes)
+    mean, variance = plan.gaussian_law(0.4, 0.25, start="exact")
     law = target.at(VP, 1e-3)
     assert mean.item() == pytest.approx(law.mean.item(), abs=1e-7)
     assert variance.item() == pytest.approx(law.variances.item(), rel=1e-7)
@@ -175,9 +178,9 @@ def test_the_reported_errors_are_those_of_sampling(grid10: ss.Optimised) -> None
 
 def test_any_event_shape_and_the_result_is_a_function_of_the_arguments() -> None:
     target = sk.GaussianMixture([0.4, 0.6], normal(2, 4), 0.3)
-    search = ss.Search(trajectories=40, held_out=40, iterations=6, seed=3)
+    search = ss.Search(trajectories=40, held_out=40, iterations=3, seed=3)
     flat, again, shaped = (
-        ss.optimise_plan(target.denoiser(VP), ss.DPMSolverPP(), 4, event=event, search=search)
+        ss.optimise_plan(target.denoiser(VP), ss.DPMSolverPP(), 3, event=event, search=search)
         for event in (None, (4,), (1, 2, 2))
     )
     assert flat.sampler == again.sampler
@@ -276,22 +279,23 @@ def sampled(sampler: ss.Sampler, process: Process = VP, **keywords: object) -> N
     sk.sample(TOY.denoiser(process), (4, 1), sampler=sampler, **keywords)  # type: ignore[arg-type]
 
 
+PLAN, OTHER = computed(), sk.VP(0.1, 19.0)
 NETWORK = sk.NetworkDenoiser(sk.networks.MLP(1), VP)
 MODEL = TOY.denoiser(VP)
 AB = ss.ExponentialAB()
 BAD = [
-    ("other process", lambda: sampled(computed(), sk.VP(0.1, 19.0), steps=3, t_end=0.01), ValueError, ["was computed for", "19"]),
-    ("other steps", lambda: sampled(computed(), steps=4, t_end=0.01), ValueError, ["own grid", "steps=3", "got 4"]),
-    ("other grid", lambda: sampled(computed(), grid="cubic", steps=3), ValueError, ["own grid", "leave out grid"]),
-    ("process", lambda: ss.ComputedPlan("vp", (1.0, 0.1), (0, 1), ((),)), TypeError, ["process", "str"]),
+    ("process", lambda: sampled(PLAN, OTHER, steps=3, t_end=0.01), ValueError, ["computed for", "19"]),
+    ("other steps", lambda: sampled(PLAN, steps=4, t_end=0.01), ValueError, ["own grid", "steps=3", "got 4"]),
+    ("other grid", lambda: sampled(PLAN, grid="cubic", steps=3), ValueError, ["own grid", "leave out grid"]),
+    ("no process", lambda: ss.ComputedPlan("vp", (1.0, 0.1), (0, 1), ((),)), TypeError, ["process", "str"]),
     ("increasing", lambda: ss.ComputedPlan(VP, (0.1, 1.0), (0, 1), ((),)), ValueError, ["times[1]"]),
     ("a node twice", lambda: ss.ComputedPlan(VP, (0.5, 0.5), (0, 1), ((),)), ValueError, ["decreas"]),
     ("end without node", lambda: ss.ComputedPlan(VP, (1.0, 0.5), (0, None), ((),)), ValueError, ["nodes"]),
-    ("weights shape", lambda: ss.ComputedPlan(VP, (1.0, 0.5), (0, 1), ((1.0,),)), ValueError, ["weights", "[1]"]),
-    ("weights nan", lambda: ss.ComputedPlan(VP, (1.0, 0.5, 0.1), (0, 1, 2), ((), (math.nan,))), ValueError, ["weights[1][0]"]),
+    ("weights shape", lambda: ss.ComputedPlan(VP, (1.0, 0.5), (0, 1), ((1.0,),)), ValueError, ["[1]"]),
+    ("weights nan", lambda: ss.ComputedPlan(VP, (1, 0.5, 0.1), (0, 1, 2), ((), (math.nan,))), ValueError, ["[1][0]"]),
     ("denoiser", lambda: ss.optimise_grid("model", AB, 5), TypeError, ["denoiser", "'model'"]),
     ("no plan", lambda: ss.optimise_grid(MODEL, ss.FlowODE(), 5), TypeError, ["PlanSampler", "FlowODE"]),
-    ("stochastic", lambda: ss.optimise_plan(MODEL, ss.EulerMaruyama(), 5), ValueError, ["deterministic", "draws"]),
+    ("stochastic", lambda: ss.optimise_plan(MODEL, ss.EulerMaruyama(), 5), ValueError, ["draws normals"]),
     ("computed", lambda: ss.optimise_plan(MODEL, computed(), 5), ValueError, ["grid of its own"]),
     ("steps", lambda: ss.optimise_grid(MODEL, AB, 1), ValueError, ["steps", ">= 2"]),
     ("steps bool", lambda: ss.optimise_grid(MODEL, AB, True), TypeError, ["steps", "True"]),
@@ -307,7 +311,7 @@ BAD = [
     ("seed", lambda: ss.Search(seed=-1), ValueError, ["seed"]),
     ("table", lambda: ss.Tabulated((1.0,)), ValueError, ["nodes", "two"]),
     ("table order", lambda: ss.Tabulated((0.1, 1.0)), ValueError, ["decreasing"]),
-    ("table range", lambda: ss.Tabulated((1.0, 0.1)).times(VP, 3, 1.0, 0.01), ValueError, ["0.01", "[0.1, 1]"]),
+    ("table range", lambda: ss.Tabulated((1.0, 0.1)).times(VP, 3, 1.0, 0.01), ValueError, ["[0.1, 1]"]),
     ("json", lambda: ss.Tabulated.from_json('{"grid": "Power"}'), ValueError, ["Power"]),
     ("json text", lambda: ss.Tabulated.from_json("[1, 2]"), ValueError, ["[1, 2]"]),
 ]  # fmt: skip

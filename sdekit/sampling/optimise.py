@@ -239,8 +239,9 @@ def optimise_plan(
 class _Family:
     """The plans of one sampler on all grids with N steps between two ends, by a vector of parameters.
 
-    The first N - 1 are the logarithms of the gaps between times over the last gap. With `weights`, more are
-    added to the table, each with the opposite on the row's newest prediction: sums stay.
+    The first N - 1 are the logarithms of the gaps between times over the last gap. The others, less 1, are
+    added to the table, each with the opposite on the row's newest prediction: sums stay. (From 1, since the
+    first trust region of a search is as large as its first parameters.)
     """
 
     def __init__(
@@ -259,7 +260,11 @@ class _Family:
     def parameters(self, times: Sequence[float]) -> Array:
         """Of the sampler's own plan on a grid."""
         gaps = -np.diff(times)
-        return np.append(np.log(gaps[:-1] / gaps[-1]), np.zeros(len(self.rows)))
+        return self.extended(np.log(gaps[:-1] / gaps[-1]))
+
+    def extended(self, gaps: Array) -> Array:
+        """The parameters with these gaps and the sampler's own weights."""
+        return np.append(gaps, np.ones(len(self.rows)))
 
     def times(self, parameters: Array) -> list[float]:
         """The grid; summed from the end, where gaps are small."""
@@ -273,7 +278,7 @@ class _Family:
     def at(self, parameters: Array) -> ClosedForm:
         """The plan with these parameters."""
         form = closed_form(self.sampler.plan(self.process, self.times(parameters)))
-        free = parameters[self.steps - 1 :]
+        free = parameters[self.steps - 1 :] - 1
         np.add.at(form.table, (self.rows, self.columns), free)
         np.subtract.at(form.table, (self.rows, self.rows), free)
         return form
@@ -348,13 +353,15 @@ class _Objective:
         """Levenberg-Marquardt in a trust region."""
         from scipy.optimize import least_squares
 
+        sizes = np.linalg.norm(self.jacobian(parameters), axis=0)
         least_squares(
             self.residuals,
             parameters,
             self.jacobian,  # type: ignore[arg-type]
             loss=self.task.search.loss,
             f_scale=self.scale,
-            x_scale="jac",
+            # Not without bound where a parameter does nothing: at a best grid, all the times.
+            x_scale=1 / np.maximum(sizes, 0.1 * sizes.max()),
             max_nfev=evaluations,
         )
 
@@ -366,7 +373,7 @@ class _Objective:
 
         def stalled(intermediate_result: Any) -> None:
             recent.append(intermediate_result.fun)
-            if recent.pop(0) - intermediate_result.fun < 1e-4:
+            if recent.pop(0) - intermediate_result.fun < 1e-6:
                 raise StopIteration
 
         cost, start = self.best
@@ -463,8 +470,7 @@ class _Task:
             sampler: PlanSampler = self.sampler
             if weights:
                 family = family.with_weights(form)
-                parameters = np.append(parameters, np.zeros(len(family.rows)))
-                parameters = self._improved(family, parameters, bar)
+                parameters = self._improved(family, family.extended(parameters), bar)
                 form = family.at(parameters)
                 sampler = ComputedPlan.from_closed_form(self.model.process, form)
         grid = Tabulated(tuple(family.times(parameters)))

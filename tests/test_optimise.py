@@ -279,6 +279,7 @@ def sampled(sampler: ss.Sampler, process: Process = VP, **keywords: object) -> N
     sk.sample(TOY.denoiser(process), (4, 1), sampler=sampler, **keywords)  # type: ignore[arg-type]
 
 
+NANS = ((), (math.nan,))
 PLAN, OTHER = computed(), sk.VP(0.1, 19.0)
 NETWORK = sk.NetworkDenoiser(sk.networks.MLP(1), VP)
 MODEL = TOY.denoiser(VP)
@@ -292,7 +293,7 @@ BAD = [
     ("a node twice", lambda: ss.ComputedPlan(VP, (0.5, 0.5), (0, 1), ((),)), ValueError, ["decreas"]),
     ("end without node", lambda: ss.ComputedPlan(VP, (1.0, 0.5), (0, None), ((),)), ValueError, ["nodes"]),
     ("weights shape", lambda: ss.ComputedPlan(VP, (1.0, 0.5), (0, 1), ((1.0,),)), ValueError, ["[1]"]),
-    ("weights nan", lambda: ss.ComputedPlan(VP, (1, 0.5, 0.1), (0, 1, 2), ((), (math.nan,))), ValueError, ["[1][0]"]),
+    ("weights nan", lambda: ss.ComputedPlan(VP, (1, 0.5, 0.1), (0, 1, 2), NANS), ValueError, ["[1][0]"]),
     ("denoiser", lambda: ss.optimise_grid("model", AB, 5), TypeError, ["denoiser", "'model'"]),
     ("no plan", lambda: ss.optimise_grid(MODEL, ss.FlowODE(), 5), TypeError, ["PlanSampler", "FlowODE"]),
     ("stochastic", lambda: ss.optimise_plan(MODEL, ss.EulerMaruyama(), 5), ValueError, ["draws normals"]),

@@ -84,7 +84,8 @@ def test_every_module_says_what_it_is() -> None:
     ids=lambda v: v.__name__ if inspect.isclass(v) else "",
 )
 def test_catalogues_are_complete(base: type, catalogue: tuple[object, ...]) -> None:
-    assert {type(member) for member in catalogue} == concrete(base)
+    computed = {samplers.ComputedPlan, samplers.Tabulated}  # hold numbers: no instance by default
+    assert {type(member) for member in catalogue} == concrete(base) - computed
     assert all(isinstance(member, base) for member in catalogue)
     names = [repr(member) for member in catalogue]
     assert len(set(names)) == len(names)

@@ -3,6 +3,7 @@
 from sdekit.sampling.adaptive import AdaptiveDPMSolver
 from sdekit.sampling.algebra import invert, sensitivity
 from sdekit.sampling.ancestral import Ancestral
+from sdekit.sampling.computed_plan import ComputedPlan
 from sdekit.sampling.edm import EDMHeun
 from sdekit.sampling.er_sde import ERSDE
 from sdekit.sampling.flow_ode import FlowODE, ProbabilityFlow
@@ -28,6 +29,7 @@ from sdekit.sampling.multistep import (
     VelocityAB,
 )
 from sdekit.sampling.one_step import DDIM, EulerMaruyama, ItoExponential, ReverseDiffusion
+from sdekit.sampling.optimise import Optimised, Search, optimise_grid, optimise_plan
 from sdekit.sampling.parallel import ParallelInTime
 from sdekit.sampling.plan import Plan, Row
 from sdekit.sampling.predictor_corrector import NormCorrector, PredictorCorrector
@@ -89,6 +91,7 @@ __all__ = [
     "Angle",
     "AnnealedLangevin",
     "Beta",
+    "ComputedPlan",
     "Cosine",
     "DPMSolver",
     "DPMSolverMultistep",
@@ -106,6 +109,7 @@ __all__ = [
     "LogSNR",
     "LogSNRRungeKutta",
     "NormCorrector",
+    "Optimised",
     "ParallelInTime",
     "Plan",
     "PlanSampler",
@@ -119,6 +123,7 @@ __all__ = [
     "SASolver",
     "Sampler",
     "Samples",
+    "Search",
     "SigmaRungeKutta",
     "Tabulated",
     "Tape",
@@ -127,6 +132,8 @@ __all__ = [
     "UniPC",
     "VelocityAB",
     "invert",
+    "optimise_grid",
+    "optimise_plan",
     "sample",
     "sensitivity",
 ]

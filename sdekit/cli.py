@@ -139,7 +139,8 @@ def sample(
     grid: Annotated[
         str | None,
         typer.Option(
-            help="uniform, quadratic, cubic, karras, log-snr or angle; the sampler's own if not given."
+            help="uniform, quadratic, cubic, karras, log-snr, angle, cosine, beta or beta6; the "
+            "sampler's own if not given."
         ),
     ] = None,
     final: Annotated[Final, typer.Option(help="What the last step does.")] = Final.none,
@@ -255,7 +256,10 @@ def compare(
 
 @app.command()
 def samplers() -> None:
-    """List the samplers: the name for `--sampler`, what it stands for, order, noise, calls a step."""
+    """List the samplers.
+
+    The name for `--sampler`, order, noise, calls a step, and the default instance it stands for.
+    """
     from sdekit.sampling import ALL
 
     typer.echo(f"{'name':<28}{'order':>6}{'random':>8}{'calls':>7}  default instance")

@@ -65,15 +65,20 @@ def test_the_three_references_agree() -> None:
 
 @pytest.mark.parametrize("sampler", [s for s in PLANS if not s.stochastic], ids=repr)
 def test_deterministic_samplers_have_their_order(sampler: ss.Sampler) -> None:
-    """On the two-mode mixture; the finest octave."""
-    found = sk.measure_order(sampler, steps=(64, 128, 256))
+    """On the two-mode mixture; the finest octave.
+
+    Order 4 in v falls faster on its own grid, as long as the noisy end rules the error.
+    """
+    slow = sampler == ss.ExponentialAB(4, prediction="v")
+    options = {"steps": (256, 512), "grid": "log-snr"} if slow else {"steps": (64, 128, 256)}
+    found = sk.measure_order(sampler, **options)
     assert found.kind == "endpoint"
     assert found.octaves[-1] == pytest.approx(sampler.order, abs=0.15)
 
 
 def test_the_order_holds_in_the_plane_too() -> None:
     for sampler in (ss.DPMSolverPP(), ss.DPMSolver(3)):
-        found = sk.measure_order(sampler, Problem(GAUSS2), steps=(64, 128))
+        found = sk.measure_order(sampler, Problem(GAUSS2), steps=(64, 128), grid="log-snr")
         assert found.slope == pytest.approx(sampler.order, abs=0.15)
 
 

@@ -174,9 +174,10 @@ def test_errors_are_lines_through_the_rows_over_the_floor():
         band = axes.patches[0].get_extents().transformed(axes.transData.inverted())
         assert band.y1 == pytest.approx(0.02)
         styles = {(ln.get_color(), ln.get_marker()) for ln in curves(axes).values()}
-        assert len(styles) == len(family)
-        # Errors above the floor name their curves in their order.
-        above = [n for n, k in family.items() if scale * (k + 1) / 100 > 0.02]
+        assert len(styles) >= min(len(family), 12)
+        # Errors above the floor name their curves in their order, of the dozen that are best.
+        best = sorted(family, key=family.__getitem__)[:12]
+        above = [n for n in best if scale * (family[n] + 1) / 100 > 0.02]
         assert [n for n in named(axes) if n in above] == above
 
 
@@ -254,7 +255,7 @@ def test_samplers_with_one_short_name_and_grids_of_one_sampler_are_told_apart():
         ])
     ]  # fmt: skip
     assert named(one_table(rows).axes[0]) == [
-        repr(FlowODE()), repr(FlowODE(rtol=1e-9)), "DDIM(eta=0.0), karras",
+        "FlowODE(dopri5, rtol=1e-05)", "FlowODE(dopri5, rtol=1e-09)", "DDIM(eta=0.0), karras",
         "DDIM(eta=0.0), Power(power=2.5)", "UniPC(2)",
     ]  # fmt: skip
 

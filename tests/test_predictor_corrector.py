@@ -147,7 +147,7 @@ def test_corrections_follow_grid_nodes_only() -> None:
 def test_the_grid_is_the_predictors() -> None:
     for kind in (ss.PredictorCorrector, ss.NormCorrector):
         assert kind().grid == ss.EulerMaruyama().grid
-        assert kind(ss.DPMSolver()).grid == ss.LogSNR()
+        assert kind(ss.DPMSolver()).grid == ss.DPMSolver().grid
         assert kind(ss.DPMSolver()).nfe_per_step == 3
 
 

@@ -4,7 +4,7 @@ import csv
 import importlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,14 +140,43 @@ def grid_name(grid: str) -> str:
 
 def short_name(sampler: str) -> str:
     """A repr cut to its first argument: `DDIM(eta=0.0)`, `FlowODE(dopri5)`."""
-    name, _, rest = sampler.partition("(")
-    argument, _, value = rest.removesuffix(")").partition(", ")[0].partition("=")
-    value = value.partition("(")[0].strip("'")  # of a sampler within a sampler, its class
-    return f"{name}({argument}={value})" if name == "DDIM" else f"{name}({value})"
+    name, arguments = _arguments(sampler)
+    return f"{name}({', '.join(_shown(name, arguments, list(arguments)[:1]))})"
 
 
 def short_names(samplers: Iterable[str]) -> dict[str, str]:
-    """Short names by repr; samplers that would share one keep their whole repr."""
-    short = {sampler: short_name(sampler) for sampler in samplers}
-    taken = list(short.values())
-    return {s: name if taken.count(name) == 1 else s for s, name in short.items()}
+    """Short names by repr; samplers of one class show the arguments in which they differ too."""
+    parsed = {sampler: _arguments(sampler) for sampler in samplers}
+    short = {}
+    for sampler, (name, arguments) in parsed.items():
+        others = [given for other, given in parsed.values() if other == name]
+        shown = [
+            key
+            for i, (key, value) in enumerate(arguments.items())
+            if i == 0 or any(given.get(key) != value for given in others)
+        ]
+        short[sampler] = f"{name}({', '.join(_shown(name, arguments, shown))})"
+    return short
+
+
+def _arguments(sampler: str) -> tuple[str, dict[str, str]]:
+    """Class and arguments of a repr, split where no parenthesis is open."""
+    name, _, rest = sampler.removesuffix(")").partition("(")
+    parts, depth = [""], 0
+    for char in rest:
+        depth += (char in "([") - (char in ")]")
+        if char == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += char
+    named = [part.strip().partition("=") for part in parts if part.strip()]
+    return name, {k if eq else str(i): v if eq else k for i, (k, eq, v) in enumerate(named)}
+
+
+def _shown(name: str, arguments: Mapping[str, str], keys: Sequence[str]) -> list[str]:
+    """Arguments as text: the first by value alone, of a sampler within a sampler its class."""
+    shown = []
+    for i, key in enumerate(keys):
+        value = arguments[key].partition("(")[0].strip("'")
+        shown.append(value if i == 0 and name != "DDIM" else f"{key}={value}")
+    return shown

@@ -44,6 +44,11 @@ class EDMHeun(PlanSampler):
         return self.churn > 0
 
     @property
+    def biased(self) -> bool:  # type: ignore[override]
+        """With churn whose noise is not 1."""
+        return self.churn > 0 and self.noise != 1
+
+    @property
     def grid(self) -> TimeGrid:
         """The paper's, with power 7."""
         return Karras()

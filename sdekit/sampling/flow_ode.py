@@ -95,6 +95,11 @@ class FlowODE(Sampler):
         return False
 
     @property
+    def coupled(self) -> bool:  # type: ignore[override]
+        """Adaptive methods choose one step for the whole batch."""
+        return self.method in ADAPTIVE
+
+    @property
     def nfe_per_step(self) -> int | None:  # type: ignore[override]
         """Model calls per interval; None where the solver decides."""
         return FIXED[self.method][1] if self.method in FIXED else None

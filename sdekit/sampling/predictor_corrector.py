@@ -54,6 +54,11 @@ class _Corrected(Sampler):
         """The predictor's."""
         return self.predictor.grid
 
+    @property
+    def biased(self) -> bool:  # type: ignore[override]
+        """Unless r shrinks with the steps."""
+        return self.reference_steps is None
+
     def _squared_r(self, steps: int) -> float:
         """r^2, made smaller where there are more than the reference steps."""
         shrink = 1.0 if self.reference_steps is None else min(1.0, self.reference_steps / steps)
@@ -65,7 +70,8 @@ class PredictorCorrector(_Corrected, PlanSampler):  # type: ignore[misc]
     """Any plan, each of its states corrected with the step e = 2 r^2 v.  Song et al. 2021, algorithms 2-5.
 
     v = alpha^2 data_std^2 + sigma^2 is a number, so this is a plan. Where the law of x_t is a bell of
-    variance u the corrections leave it at u / (1 - q), q = r^2 v / u: a bias that more steps do not remove.
+    variance u the corrections leave it at u / (1 - q), q = r^2 v / u: a bias that more steps do not remove,
+    r^2 / (1 - r^2) or 2.6 % at r = 0.16 where `data_std` is that of the data.
     Either of two things does. `reference_steps` shrinks r with the steps; and with `data_std=0`, the default,
     the step e = 2 r^2 sigma^2 fades towards the data, and with it the bias.
 
@@ -143,6 +149,11 @@ class NormCorrector(_Corrected):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("norm", self.norm, ("sample", "batch"))
+
+    @property
+    def coupled(self) -> bool:  # type: ignore[override]
+        """Norms averaged over the batch."""
+        return self.norm == "batch"
 
     def program(self, denoiser: Denoiser, times: list[float], final: str) -> Program:
         """Predict, correct, report; interval by interval."""

@@ -32,6 +32,10 @@ class Sampler(ABC):
     stochastic: bool = True
     #: Model calls per step, a costlier start apart; None where the solver decides.
     nfe_per_step: int | None = 1
+    #: Whether its law stays off by something that more steps do not remove.
+    biased: bool = False
+    #: Whether a sample's result depends on its batch mates.
+    coupled: bool = False
 
     @property
     def grid(self) -> TimeGrid:

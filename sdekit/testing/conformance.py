@@ -51,10 +51,10 @@ class Report:
 def check_sampler(sampler: Sampler) -> Report:
     """Hold a sampler to its claims, with exact scores under VP.
 
-    A few seconds. Orders are measured to 0.15 on the finest octave of 64, 128 and 256 steps: the endpoint of
-    deterministic samplers with fixed steps, the exact law of stochastic plans. Other stochastic samplers
-    have the mean and variance of 4,000 samples at 200 steps held to 5 standard errors plus their first-order
-    error.
+    A few seconds. An order must be reached, up to 0.15, on the finest octave of 64, 128 and 256 steps: of the
+    endpoint by deterministic samplers with fixed steps, of the exact law by stochastic plans. Other
+    stochastic samplers have the mean and variance of 4,000 samples at 200 steps held to 5 standard errors
+    plus their first-order error.
 
     Raises:
         TypeError: not a sampler.
@@ -114,14 +114,15 @@ def _cost(sampler: Sampler) -> None:
 
 
 def _times(sampler: Sampler) -> None:
-    """The model is asked within the grid only, first where the grid begins."""
+    """The model is asked within the grid only, first in its first interval."""
     model = _Watched()
     out = _run(sampler, model=model)
     asked = torch.cat(model.times)
     low, high = asked.min().item(), asked.max().item()
     inside = out.times[-1] - 1e-9 <= low and high <= out.times[0] + 1e-9
     assert inside, f"the model is asked in [{low:g}, {high:g}], outside the grid"
-    assert abs(model.times[0].max().item() - out.times[0]) < 1e-9, f"begins at {model.times[0]}"
+    first = model.times[0].max().item()
+    assert first > out.times[1] - 1e-9, f"the first question is at {first:g}, after an interval"
 
 
 def _seed(sampler: Sampler) -> None:
@@ -144,15 +145,11 @@ def _randomness(sampler: Sampler) -> None:
 
 def _batch(sampler: Sampler) -> None:
     """A sample is the same alone, among others and in any chunk."""
-    if type(sampler).__name__ in _COUPLED:
+    if sampler.coupled:
         return
     many = _run(sampler, n=40).x
     _same(_run(sampler, n=1).x, many[:1], "a sample alone differs from itself in a batch")
     _same(_run(sampler, n=40, chunk=7).x, many, "chunks of 7 differ from one batch")
-
-
-#: Solvers of other libraries that choose one step for a whole batch.
-_COUPLED = ("FlowODE",)
 
 
 def _events(sampler: Sampler) -> None:
@@ -188,13 +185,13 @@ def _single(sampler: Sampler) -> None:
 
 
 def _order(sampler: Sampler) -> None:
-    """The error falls with the declared order, to the truth."""
+    """The error falls with the declared order at least, to the truth."""
     measured = isinstance(sampler, PlanSampler) if sampler.stochastic else sampler.nfe_per_step
-    if not measured or getattr(sampler, "biased", False):
+    if not measured or sampler.biased:
         return
     found = measure_order(sampler, steps=(64, 128, 256))
     slope = found.octaves[-1]
-    assert abs(slope - sampler.order) <= 0.15, f"order {slope:.2f}, declared {sampler.order}"
+    assert slope >= sampler.order - 0.15, f"order {slope:.2f}, declared {sampler.order}"
 
 
 def _law(sampler: Sampler) -> None:

@@ -34,6 +34,18 @@ def test_the_blocks_on_extending_run(tmp_path, monkeypatch):
     assert not any(row["error"] for row in names["table"].rows)
 
 
+def test_the_blocks_on_plans_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parent.parent / "docs" / "plans.md").read_text()
+    names: dict[str, Any] = {"__name__": "plans"}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "plans.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "10 model calls, 5 states in memory" in printed
+    assert "10 checks hold" in printed
+    assert (names["start"] - names["out"].x).shape[-1] == 1
+
+
 @pytest.mark.slow
 def test_the_blocks_on_comparing_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -343,7 +343,7 @@ def test_move_before_the_first_call_is_a_row(process: sk.Process) -> None:
     found = plan.gaussian_law(0.0, 1.0)[1].item()
     assert found == pytest.approx(expected, rel=1e-13)
     if alpha[1] != alpha[0]:
-        with pytest.raises(ValueError, match="times its start.*give `times`"):
+        with pytest.raises(ValueError, match=r"times its start.*give `times`"):
             plan_from_sampler(sampler, process)
         with pytest.raises(ValueError, match="times its start"):
             plan_from_sampler(sampler, process, times=[times[1], 0.0])

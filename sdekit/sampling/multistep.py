@@ -338,7 +338,10 @@ def integrated_lagrange(places: Sequence[float], moments: Sequence[float]) -> li
     """Weights on the values at `places` of the integral of their interpolating polynomial."""
     weights = []
     for i, place in enumerate(places):
-        basis, scale = [1.0], 1.0  # coefficients of prod (u - p) from the constant up, and its value at place
+        basis, scale = (
+            [1.0],
+            1.0,
+        )  # coefficients of prod (u - p) from the constant up, and its value at place
         for p in (*places[:i], *places[i + 1 :]):
             basis = [a - p * b for a, b in zip([0.0, *basis], [*basis, 0.0], strict=True)]
             scale *= place - p

@@ -49,6 +49,10 @@ def times_of(sampler: ss.Sampler, process: sk.Process, steps: int = 12) -> list[
     return sampler.grid.times(process, steps, process.t_max, 1e-2)
 
 
+def in_noise(sampler: ss.Sampler) -> bool:
+    return getattr(sampler, "prediction", "data") == "noise"
+
+
 def ddim(process: sk.Process, times: list[float]) -> BlackBox:
     """DDIM by hand."""
 
@@ -75,8 +79,13 @@ def test_our_own_plans_come_back(sampler: ss.PlanSampler, process: sk.Process) -
         plan.gaussian_law(MEAN, VARIANCES), got.gaussian_law(MEAN, VARIANCES), strict=True
     ):
         torch.testing.assert_close(theirs, ours, rtol=1e-10, atol=1e-10)
-    assert affine_deviation(black_box(plan), got) < 1e-12
-    assert affine_deviation(black_box(got), plan) < 1e-12
+    # In noise prediction x / alpha is carried: what is rounded in the first row (two products and a sum of
+    # numbers up to 1.5, half a unit each) grows by alpha_N / alpha_0, 22,000 with the cosine schedule, before
+    # it is held against a result of about 0.4. All else is far below.
+    growth = process.alpha(times[-1]) / process.alpha(times[0])
+    limit = max(1e-12, 6 * 2**-52 * growth) if in_noise(sampler) else 1e-12
+    assert affine_deviation(black_box(plan), got) < limit
+    assert affine_deviation(black_box(got), plan) < limit
 
 
 @pytest.mark.parametrize(
@@ -313,6 +322,31 @@ def test_times_name_nodes_and_result() -> None:
     bare = plan_from_sampler(ddim(VP, times), VP)
     assert [(row.t, row.node) for row in bare.rows] == [(0.9, 0), (0.5, None), (0.0, 1)]
     assert bare.describe().splitlines()[0].startswith("ddim.<locals>.run: 3 rows, 2 model calls")
+
+
+@pytest.mark.parametrize("process", [VP, EDM], ids=repr)
+def test_move_before_the_first_call_is_a_row(process: sk.Process) -> None:
+    """To the next level at the same x / alpha, and a call there: the start is a row that reads nothing."""
+    times = [process.t_max, 0.3 * process.t_max, 0.01 * process.t_max]
+    alpha = [process.alpha(t) for t in times]
+
+    def sampler(model: Model, x: Tensor) -> Tensor:
+        y = alpha[1] / alpha[0] * x
+        return 0.5 * y + 0.25 * model(y, times[1])
+
+    plan = plan_from_sampler(sampler, process, times=times)
+    assert [(row.t, row.node) for row in plan.rows] == list(zip(times, range(3), strict=True))
+    assert [row.read is None for row in plan.rows] == [True, False, True]
+    assert dict(plan.rows[1].x) == {0: pytest.approx(alpha[1] / alpha[0], rel=1e-15)}
+    gain = 0.5 + 0.25 * alpha[1] / (alpha[1] ** 2 + process.sigma(times[1]) ** 2)  # data N(0, 1)
+    expected = (gain * alpha[1] / alpha[0] * process.prior.std) ** 2
+    found = plan.gaussian_law(0.0, 1.0)[1].item()
+    assert found == pytest.approx(expected, rel=1e-13)
+    if alpha[1] != alpha[0]:
+        with pytest.raises(ValueError, match=r"times its start.*give `times`"):
+            plan_from_sampler(sampler, process)
+        with pytest.raises(ValueError, match="times its start"):
+            plan_from_sampler(sampler, process, times=[times[1], 0.0])
 
 
 @pytest.mark.parametrize("sampler", [ss.ExponentialAB(4), ss.DPMSolverPP(2, tau=1.0)], ids=repr)

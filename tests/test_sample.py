@@ -294,6 +294,11 @@ def test_grids_of_every_kind() -> None:
     assert sk.sample(model, (2, 1), grid=ss.Power(2.0), steps=2).times == pytest.approx(
         sk.sample(model, (2, 1), grid="quadratic", steps=2).times
     )
+    table = ss.Tabulated((1.0, 0.5, 0.1, 1e-3))
+    assert sk.sample(model, (2, 1), grid=table).times == table.nodes
+    assert sk.sample(model, (2, 1), grid=table, steps=6).times[::2] == table.nodes
+    own = ss.ComputedPlan(VP, table.nodes, (0, 1, 2, 3), ((), (0.1,), (0.2, 0.3)))
+    assert sk.sample(model, (2, 1), sampler=own).times == table.nodes
     start = torch.zeros(2, 1)
     out = sk.sample(model, (2, 1), x_init=start, t_start=0.5, t_end=0.2, steps=3, grid="uniform")
     assert out.times == pytest.approx((0.5, 0.4, 0.3, 0.2))

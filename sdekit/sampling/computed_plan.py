@@ -17,6 +17,9 @@ from sdekit.sampling.tape import Form, Tape
 from sdekit.sampling.unrolled import Unrolled
 from sdekit.storage import load_tensors, save_tensors
 
+#: What a row may err on constant predictions, relative to its largest weight, and count as exact.
+_EXACT = 1e-7
+
 
 @dataclass(frozen=True, repr=False)
 class ComputedPlan(PlanSampler):
@@ -117,10 +120,25 @@ class ComputedPlan(PlanSampler):
 
     @classmethod
     def from_unrolled(cls, process: Process, form: Unrolled) -> "ComputedPlan":
-        """The plan with these times and these weights on all predictions but the newest."""
-        sigma = np.array([float(process.sigma(t)) for t in form.times])
+        """The plan with these times and these weights on all predictions but the newest.
+
+        Raises:
+            ValueError: a row is not exact on constant predictions, so it is not made of such weights alone;
+                or the times increase.
+        """
+        curves = [(float(process.alpha(t)), float(process.sigma(t))) for t in form.times]
+        alpha, sigma = np.array(curves).T
         keep = (sigma[1:] / sigma[:-1])[:, None]
         rows = form.table[1:] - keep * form.table[:-1]
+        # What a row has of the start and what it leaves of the sum, over its largest weight. Rounding reaches
+        # 1e-8 where an unrolled row is a small difference of numbers as large as 1 / alpha.
+        excess = np.abs([rows[:, 0], rows[:, 1:].sum(1) - alpha[1:] + keep[:, 0] * alpha[:-1]])
+        excess = excess.max(0) / np.abs(form.table[1:]).max(1)
+        if excess.max() > _EXACT:
+            raise ValueError(
+                f"every row must be exact on constant predictions, row {1 + int(excess.argmax())} errs by "
+                f"{excess.max():.2g} of its largest weight"
+            )
         weights = tuple(tuple(row[1 : k + 1].tolist()) for k, row in enumerate(rows))
         return cls(process, tuple(form.times.tolist()), form.nodes, weights)
 

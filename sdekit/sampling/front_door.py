@@ -17,7 +17,7 @@ from sdekit.denoisers import Denoiser
 from sdekit.errors import NumericsError, check_choice, check_finite, check_integer, check_seed
 from sdekit.processes import Process
 from sdekit.sampling.engine import Callback, Engine, Program, Stop, plan_of
-from sdekit.sampling.grids import TimeGrid, check_times, resolve_grid
+from sdekit.sampling.grids import Tabulated, TimeGrid, check_times, resolve_grid
 from sdekit.sampling.noise import BLOCK, SLAB
 from sdekit.sampling.one_step import DDIM
 from sdekit.sampling.paths import NoiseSource, Normals
@@ -85,7 +85,7 @@ def sample(
         denoiser: exact or trained.
         shape: (n, *event).
         sampler: one of `sdekit.samplers`; DDIM() if not given.
-        steps: intervals of the grid, 50 if not given; N steps are N + 1 times.
+        steps: intervals of the grid; if not given 50, or those of a `Tabulated` grid. N steps: N + 1 times.
         grid: None (the sampler's own), a name ("uniform", "quadratic", "cubic", "karras", "log-snr",
             "angle", "cosine", "beta", "beta6"), a `TimeGrid`, or the N + 1 decreasing times themselves.
         t_start: where to start, t_max of the process if not given; lower needs `x_init`.
@@ -283,7 +283,8 @@ def _times(
     """The checked grid; every time at which the model may be read is readable."""
     if grid is None or isinstance(grid, (str, TimeGrid)):
         chosen = sampler.grid if grid is None else resolve_grid(grid)
-        count = 50 if steps is None else check_integer("steps", steps, 1)
+        own = len(chosen.nodes) - 1 if isinstance(chosen, Tabulated) else 50
+        count = own if steps is None else check_integer("steps", steps, 1)
         start = process.t_max if t_start is None else t_start
         end = 1e-3 * process.horizon if t_end is None else t_end
         plain = all(type(t) in (int, float) for t in (start, end))

@@ -165,7 +165,8 @@ class _AdamsBashforth(_Exponential):
         here = self.clock.clock(process, s.t)
         readings = self.clock.at_log_snr(process, torch.from_numpy(2 * half_log_snr))
         places = [self.clock.clock(process, node.t) - here for node, _ in past]
-        moments = [float(weights @ (np.array(readings) - here) ** j) for j in range(len(past))]
+        offsets = np.array(readings) - here
+        moments = [float(weights @ offsets**j) for j in range(len(past))]
         return weighted(integrated_lagrange(places, moments), past)
 
 
@@ -337,8 +338,12 @@ def integrated_lagrange(places: Sequence[float], moments: Sequence[float]) -> li
     """Weights on the values at `places` of the integral of their interpolating polynomial."""
     weights = []
     for i, place in enumerate(places):
-        others = [p for j, p in enumerate(places) if j != i]
-        basis = np.polynomial.polynomial.polyfromroots(others)
-        scale = np.prod([place - p for p in others])
-        weights.append(float(np.dot(basis, moments[: len(places)]) / scale))
+        basis, scale = (
+            [1.0],
+            1.0,
+        )  # coefficients of prod (u - p) from the constant up, and its value at place
+        for p in (*places[:i], *places[i + 1 :]):
+            basis = [a - p * b for a, b in zip([0.0, *basis], [*basis, 0.0], strict=True)]
+            scale *= place - p
+        weights.append(sum(c * m for c, m in zip(basis, moments, strict=False)) / scale)
     return weights

@@ -23,6 +23,7 @@ from sdekit import metrics
 from sdekit.data.mixtures import ExactDenoiser, GaussianMixture
 from sdekit.denoisers import Denoiser
 from sdekit.errors import NumericsError, check_choice, check_integer, check_number, check_seed
+from sdekit.processes import Process
 from sdekit.sampling.computed_plan import ComputedPlan
 from sdekit.sampling.front_door import sample
 from sdekit.sampling.grids import GRIDS, Tabulated
@@ -95,7 +96,7 @@ class EndpointError:
 class Optimised:
     """A grid, the sampler to run on it, and what was gained over the best grid that has a name.
 
-    `sample(model, shape, sampler=found.sampler, grid=found.grid, steps=found.steps)` uses it.
+    `sample(model, shape, sampler=found.sampler, grid=found.grid)` uses it, with `t_end` where that was given.
 
     Attributes:
         sampler: the one given, or the `ComputedPlan`.
@@ -205,7 +206,7 @@ def optimise_grid(
     Warns:
         UserWarning: nothing was gained on held-out trajectories, or the reference is too coarse.
     """
-    task = _Task.checked(denoiser, sampler, steps, event, t_end, truth, search)
+    task = _Task.checked(denoiser, sampler, steps, event, t_end, truth, search, weights=False)
     return task.run(weights=False, progress=progress)
 
 
@@ -226,9 +227,13 @@ def optimise_plan(
     that make it exact on constant predictions, so k - 1 of its k weights are free: 45 numbers and 9 times for
     ten calls. More numbers need more trajectories: see `Optimised.overfit`.
 
-    Arguments, errors and warnings are those of `optimise_grid`.
+    So the sampler's own rows must be exact where E[x_0 | x] is constant. Those of `LogSNRRungeKutta` are not,
+    nor those in prediction "v", nor those of `VelocityAB` unless alpha and sigma are polynomials in t.
+
+    Arguments and warnings are those of `optimise_grid`, and errors, but for a ValueError more: a sampler
+    whose rows are not exact on constant predictions.
     """
-    task = _Task.checked(denoiser, sampler, steps, event, t_end, truth, search)
+    task = _Task.checked(denoiser, sampler, steps, event, t_end, truth, search, weights=True)
     return task.run(weights=True, progress=progress)
 
 
@@ -433,6 +438,8 @@ class _Task:
         t_end: float | None,
         truth: GaussianMixture | None,
         search: Search | None,
+        *,
+        weights: bool,
     ) -> "_Task":
         """From the arguments of a call, each of them checked."""
         if not isinstance(denoiser, Denoiser):
@@ -457,6 +464,8 @@ class _Task:
         process = denoiser.process
         end = 1e-3 * process.horizon if t_end is None else t_end
         end = check_number("t_end", end, process.t_min, process.t_max, open_high=True)
+        if weights:
+            _require_computable(sampler, process, (process.t_max, end), steps)
         law = exact.mixture if truth is None and exact else truth
         return cls(denoiser, sampler, steps, sizes, (process.t_max, end), law, search)
 
@@ -553,6 +562,19 @@ class _Task:
             kinds = {"energy distance": lambda x: metrics.energy_distance(x, draws).value}
         found = {name: [kind(x.flatten(1).cpu()) for x in samples] for name, kind in kinds.items()}
         return {name: (values[0], values[1], values[2]) for name, values in found.items()}
+
+
+def _require_computable(
+    sampler: PlanSampler, process: Process, ends: tuple[float, float], steps: int
+) -> None:
+    """A computed plan can start from this sampler: on the uniform grid it is one."""
+    form = unrolled(sampler.plan(process, GRIDS["uniform"].times(process, steps, *ends)))
+    try:
+        ComputedPlan.from_unrolled(process, form)
+    except ValueError as error:
+        raise ValueError(
+            f"sampler must be one whose weights a ComputedPlan can hold, {sampler!r} is not: {error}"
+        ) from None
 
 
 def _quotient(a: float, b: float) -> float:

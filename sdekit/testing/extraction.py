@@ -52,7 +52,7 @@ def plan_from_sampler(
         process: whose states and times the model is called with.
         prediction: what the model's reply means: "data", "noise", "score", "v" or "velocity".
         times: the grid it runs on: the rows at its times become nodes, and the result lives at its last.
-            Without it the result is labelled t = 0. Needed where noise is added before the first call.
+            Without it the result is labelled t = 0. Needed where the start is moved before the first call.
         tolerance: largest deviation from the plan that counts as rounding, relative to the result; 1e-4
             suits a sampler that computes in float32.
         name: of the plan; the sampler's own if not given.
@@ -79,7 +79,8 @@ def plan_from_sampler(
     for other in others:
         _require_same_calls(first, other)
     basis = _basis_run(sampler, first)
-    _require_start(basis, grid, tolerance)
+    if not (at_start := _calls_at_start(basis, grid, tolerance)):
+        _require_start(basis, grid, tolerance)
     label = name or getattr(sampler, "__qualname__", type(sampler).__name__)
     for t in basis.times:
         conversion(process, prediction, "data", t)  # raises where the reply is no prediction
@@ -89,7 +90,7 @@ def plan_from_sampler(
         1e-3,
         1e-5,
     ):  # what passes for zero in a row, tightened until the plan agrees
-        plans = _plans(basis, prediction, grid, threshold * tolerance, label)
+        plans = _plans(basis, prediction, grid, at_start, threshold * tolerance, label)
         for plan in sorted(plans, key=_numbers):
             found = max(_deviation(plan, prediction, run) for run in (first, *others))
             if found <= tolerance:
@@ -297,18 +298,30 @@ def _require_same_calls(one: _Run, other: _Run) -> None:
             )
 
 
-def _require_start(basis: _Run, grid: list[float] | None, tolerance: float) -> None:
-    """The first call is at the start, or adds noise to it."""
+def _calls_at_start(basis: _Run, grid: list[float] | None, tolerance: float) -> bool:
+    """Whether the first call is at the state that the sampler was given, and at its time."""
     if not basis.times:
         raise ValueError("the sampler never called the model")
+    first = basis.states[0].flatten()
+    there = abs(first[0] - 1) <= tolerance and first[1 + basis.nfe :].abs().sum() <= tolerance
+    return bool(there) and not _leaves_first(basis, grid)
+
+
+def _leaves_first(basis: _Run, grid: list[float] | None) -> bool:
+    """Whether the first call is at another time than the grid's first."""
+    return grid is not None and abs(basis.times[0] - grid[0]) > 1e-6 * basis.process.horizon
+
+
+def _require_start(basis: _Run, grid: list[float] | None, tolerance: float) -> None:
+    """What was done before the first call is known to be a move: noise, or a step to another time."""
     first = basis.states[0].flatten()
     noise = first[1 + basis.nfe :].abs().sum()
     if noise > tolerance and grid is None:
         raise ValueError("the sampler adds noise before its first model call: give `times`")
-    if noise <= tolerance and abs(first[0] - 1) > tolerance:
+    if noise <= tolerance and not _leaves_first(basis, grid):
         raise ValueError(
             f"the sampler first calls the model at {first[0]:.6g} times its start, not at its start; convert "
-            "between its coordinates and those of the process"
+            "between its coordinates and those of the process, or give `times` if it moves before it calls"
         )
 
 
@@ -325,13 +338,18 @@ class _Terms:
 
 
 def _plans(
-    basis: _Run, prediction: str, grid: list[float] | None, threshold: float, name: str
+    basis: _Run,
+    prediction: str,
+    grid: list[float] | None,
+    at_start: bool,
+    threshold: float,
+    name: str,
 ) -> Iterator[Plan]:
     """The plan in readings of data and of noise, each where it is defined at every call."""
     for reading in ("data", "noise"):
         try:
             reads = [conversion(basis.process, "data", reading, t) for t in basis.times]
-            closed = _closed_form(basis, prediction, reading)
+            closed = _closed_form(basis, prediction, reading, at_start)
         except ValueError:
             continue
         if np.isfinite(closed).all():
@@ -341,7 +359,7 @@ def _plans(
             yield Plan(basis.process, named, (None,) * len(basis.normals), name)
 
 
-def _closed_form(basis: _Run, prediction: str, reading: str) -> np.ndarray:
+def _closed_form(basis: _Run, prediction: str, reading: str, at_start: bool) -> np.ndarray:
     """Each state and the result on [start | readings | normals]; row 0 is the start itself.
 
     A reply is a x_j + b R_j in the reading R_j at the state x_j, which is one of the rows.
@@ -352,7 +370,6 @@ def _closed_form(basis: _Run, prediction: str, reading: str) -> np.ndarray:
         weight = rows[:, 1 + j].copy()
         rows[:, 1 + j] = weight * b
         rows += np.outer(weight * a, rows[j])
-    at_start = not rows[0, 1 + basis.nfe :].any()
     return rows if at_start else np.vstack([np.eye(1, rows.shape[1]), rows])
 
 

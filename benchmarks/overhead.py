@@ -57,7 +57,7 @@ def compiled(plan: sk.samplers.Plan, model: sk.Denoiser, n: int) -> Callable[[],
     program = CompiledPlan(plan, model.prediction)
 
     def run() -> Tensor:
-        normals = BlockNormals(0, 0, n, (2,), torch.float32, CPU)
+        normals = BlockNormals(0, 0, n, (2,), torch.float32, CPU, len(plan.normals))
         return program(Engine(model, normals), normals.start())
 
     return run

@@ -53,7 +53,8 @@ class Engine:
         conditions = self._conditions
         if rows is not None:
             conditions = {name: values[rows] for name, values in conditions.items()}
-        out = self.denoiser.predict(x, t, **conditions)
+        predict = self.denoiser.predict
+        out = predict(x, t, **conditions) if conditions else predict(x, t)
         if not isinstance(out, Tensor) or out.shape != x.shape:
             checked_output(out, x)
         if self._check:
@@ -90,7 +91,9 @@ class _Step(NamedTuple):
     node: int | None
     target: int
     first: int
-    weight: float
+    #: On the first register: in a run a 0-d tensor, since a product with one takes a third of the time of one
+    #: with a float; None where it is 1 and the register is kept.
+    weight: float | Tensor | None
     in_place: bool
     rest: tuple[tuple[int, float], ...]
     normals: tuple[tuple[int, float], ...]
@@ -111,27 +114,28 @@ class CompiledPlan:
     def __init__(self, plan: Plan, prediction: str) -> None:
         self.plan = plan
         self._steps, self._slots = _resolve(plan.native(prediction))
-        self._by_dtype: dict[torch.dtype, tuple[Tensor, ...]] = {}
+        self._by_dtype: dict[torch.dtype, list[_Step]] = {}
 
     def __call__(self, engine: Engine, x: Tensor) -> Tensor:
         """Run the rows on a starting state, which is overwritten."""
         values: list[Any] = [None] * self._slots
         evaluate, normal, watched = engine.evaluate, engine.normal, engine.watched
-        frozen = torch.is_grad_enabled()
-        for step, scale in zip(self._steps, self._scales(x.dtype), strict=True):
+        recorded = torch.is_grad_enabled()
+        scale, add = (torch.mul, torch.add) if recorded else (Tensor.mul_, Tensor.add_)
+        for step in self._steps_in(x.dtype):
             t, node, target, first, weight, in_place, rest, normals, read, prediction = step
             if first >= 0:
                 x = values[first]
-                if frozen or not in_place:
-                    x = x * scale
-                elif weight != 1.0:
-                    x.mul_(scale)
+                if not in_place:
+                    x = x * weight
+                elif weight is not None:
+                    x = scale(x, weight)
             elif first == _NOISE:
                 x = torch.zeros_like(x)
             for slot, c in rest:
-                x = torch.add(x, values[slot], alpha=c) if frozen else x.add_(values[slot], alpha=c)
+                x = add(x, values[slot], alpha=c)
             for m, c in normals:
-                x = torch.add(x, normal(m), alpha=c) if frozen else x.add_(normal(m), alpha=c)
+                x = add(x, normal(m), alpha=c)
             values[target] = x
             if watched and node is not None:
                 engine.reached(node, t, x)
@@ -139,11 +143,14 @@ class CompiledPlan:
                 values[prediction] = _reading(read, x, evaluate(t, x))
         return x
 
-    def _scales(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """First weights: a product with a 0-d tensor takes a third of the time of one with a float."""
+    def _steps_in(self, dtype: torch.dtype) -> list[_Step]:
+        """The steps for states of a dtype, kept."""
         if dtype not in self._by_dtype:
-            weights = torch.tensor([step.weight for step in self._steps], dtype=dtype)
-            self._by_dtype[dtype] = weights.unbind()
+            weights = torch.tensor([step.weight or 0.0 for step in self._steps], dtype=dtype)
+            self._by_dtype[dtype] = [
+                step if step.weight is None else step._replace(weight=weight)
+                for step, weight in zip(self._steps, weights.unbind(), strict=True)
+            ]
         return self._by_dtype[dtype]
 
 
@@ -184,13 +191,14 @@ def _resolve(plan: Plan) -> tuple[list[_Step], int]:
             prediction = slot_of["p", k] = take()
         first, weight = terms[0] if terms else (_NOISE if k else _START, 0.0)
         in_place, rest, normals = reused is not None, tuple(terms[1:]), tuple(row.z.items())
+        kept = in_place and weight == 1.0
         steps.append(
             _Step(
                 row.t,
                 row.node,
                 target,
                 first,
-                weight,
+                None if kept else weight,
                 in_place,
                 rest,
                 normals,

@@ -10,6 +10,7 @@ Numbers are drawn on the CPU, so they do not depend on the device either.
 import hashlib
 import math
 import struct
+import threading
 
 import torch
 from torch import Tensor
@@ -43,7 +44,6 @@ class BlockNormals:
         # runs of different seeds overlap no more than chance has it.
         key = struct.unpack("<8I", hashlib.blake2b(seed.to_bytes(8), digest_size=32).digest())
         self._rounds = [(xor, odd | 1) for xor, odd in zip(key[:4], key[4:], strict=True)]
-        self._generator = torch.Generator()
         self._slab, self._rows = -1, tuple[Tensor, ...]()
         self._buffers: _SlabBuffers | None = None
 
@@ -78,7 +78,7 @@ class BlockNormals:
     def _fill(self, part: Tensor, i: int, slab: int) -> None:
         """Draw the run's i-th block, or its beginning."""
         key = self._key(self.first // BLOCK + i, slab)
-        part.normal_(generator=self._generator.manual_seed(key))
+        part.normal_(generator=_local.generator.manual_seed(key))
 
     def _key(self, block: int, slab: int) -> int:
         key = ((block << 12) | slab) & _MASK
@@ -86,6 +86,16 @@ class BlockNormals:
             key = ((key ^ xor) * odd) & _MASK
             key ^= key >> 15
         return key
+
+
+class _Local(threading.local):
+    """A generator for each thread, seeded before every draw: to make one takes as long as two steps."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator()
+
+
+_local = _Local()
 
 
 class _SlabBuffers:

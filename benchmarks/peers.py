@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from overhead import OneOperation, Record, by_hand, compiled, front_door, lower_quartiles, write
+from overhead import OneOperation, Record, by_hand, compiled, front_door, least, write
 from peer_libraries import Peer, azula_denoiser, installed, k_sampling
 from peer_libraries import betas as discrete_betas
 from problems import PROBLEMS, PROCESS, T_END, T_START, Problem
@@ -334,7 +334,7 @@ def overhead(libraries: dict[str, str], batches: list[int], steps: int = 100) ->
         runs += list(their_runs(steps, n, libraries))
         x = torch.randn(n, 2)
         runs.append(("model", "", lambda x=x: [x * 0.3 for _ in range(steps)][-1]))
-        *each, bare = lower_quartiles([run for _, _, run in runs])
+        *each, bare = least([run for _, _, run in runs])
         for (name, same, _), spent in zip(runs, each, strict=False):
             cost = {"us a step": spent, "us beyond the model": spent - bare}
             records.append({"batch": n, "sampler": same, "run": name} | cost)

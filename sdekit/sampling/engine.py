@@ -90,6 +90,7 @@ class _Step(NamedTuple):
     t: float
     node: int | None
     target: int
+    #: -1 for a row of noise only.
     first: int
     #: On the first register: in a run a 0-d tensor, since a product with one takes a third of the time of one
     #: with a float; None where it is 1 and the register is kept.
@@ -97,12 +98,10 @@ class _Step(NamedTuple):
     in_place: bool
     rest: tuple[tuple[int, float], ...]
     normals: tuple[tuple[int, float], ...]
+    #: None where the model's output is kept as it is.
     read: tuple[float, float] | None
+    #: -1 where the model is not called.
     prediction: int
-
-
-#: `_Step.first` of a row that adds up no register: the start, or one of noise only.
-_START, _NOISE = -1, -2
 
 
 class CompiledPlan:
@@ -118,20 +117,15 @@ class CompiledPlan:
 
     def __call__(self, engine: Engine, x: Tensor) -> Tensor:
         """Run the rows on a starting state, which is overwritten."""
-        values: list[Any] = [None] * self._slots
+        values: list[Any] = [x, *[None] * (self._slots - 1)]
         evaluate, normal, watched = engine.evaluate, engine.normal, engine.watched
         recorded = torch.is_grad_enabled()
         scale, add = (torch.mul, torch.add) if recorded else (Tensor.mul_, Tensor.add_)
         for step in self._steps_in(x.dtype):
             t, node, target, first, weight, in_place, rest, normals, read, prediction = step
-            if first >= 0:
-                x = values[first]
-                if not in_place:
-                    x = x * weight
-                elif weight is not None:
-                    x = scale(x, weight)
-            elif first == _NOISE:
-                x = torch.zeros_like(x)
+            x = values[first] if first >= 0 else torch.zeros_like(x)
+            if weight is not None:
+                x = scale(x, weight) if in_place else x * weight
             for slot, c in rest:
                 x = add(x, values[slot], alpha=c)
             for m, c in normals:
@@ -139,8 +133,14 @@ class CompiledPlan:
             values[target] = x
             if watched and node is not None:
                 engine.reached(node, t, x)
-            if read is not None:
-                values[prediction] = _reading(read, x, evaluate(t, x))
+            if prediction >= 0:
+                out = evaluate(t, x)
+                if read is not None:
+                    a, b = read
+                    out = torch.add(x * a, out, alpha=b) if a else out * b
+                elif out.data_ptr() == x.data_ptr():
+                    out = out.clone()  # the model returned its input, which is about to change
+                values[prediction] = out
         return x
 
     def _steps_in(self, dtype: torch.dtype) -> list[_Step]:
@@ -152,16 +152,6 @@ class CompiledPlan:
                 for step, weight in zip(self._steps, weights.unbind(), strict=True)
             ]
         return self._by_dtype[dtype]
-
-
-def _reading(read: tuple[float, float], x: Tensor, out: Tensor) -> Tensor:
-    a, b = read
-    if a != 0.0:
-        return torch.add(x * a, out, alpha=b)
-    if b != 1.0:
-        return out * b
-    # A model that returns its input must not have its prediction change with the state.
-    return out.clone() if out.data_ptr() == x.data_ptr() else out
 
 
 def _resolve(plan: Plan) -> tuple[list[_Step], int]:
@@ -189,8 +179,9 @@ def _resolve(plan: Plan) -> tuple[list[_Step], int]:
         prediction = -1
         if row.read is not None:
             prediction = slot_of["p", k] = take()
-        first, weight = terms[0] if terms else (_NOISE if k else _START, 0.0)
-        in_place, rest, normals = reused is not None, tuple(terms[1:]), tuple(row.z.items())
+        first, weight = terms[0] if terms else (-1 if k else target, 1.0)
+        in_place = reused is not None or not terms
+        rest, normals = tuple(terms[1:]), tuple(row.z.items())
         kept = in_place and weight == 1.0
         steps.append(
             _Step(
@@ -202,7 +193,7 @@ def _resolve(plan: Plan) -> tuple[list[_Step], int]:
                 in_place,
                 rest,
                 normals,
-                row.read,
+                None if row.read == (0.0, 1.0) else row.read,
                 prediction,
             )
         )

@@ -212,7 +212,7 @@ def _run(
     except Stop as stop:
         x = stop.x.clone()
     # A sum that is finite clears all at once; one that is not may have overflowed by itself.
-    if not (x.is_meta or isfinite(x.sum()) or torch.isfinite(x).all()):
+    if not (x.is_meta or isfinite(x.sum().item()) or torch.isfinite(x).all()):
         # Watching every step would cost up to 58 us each; the run is a function of its seed, so replay it.
         program(Engine(denoiser, normals, conditions, check=True), start())
         bad = int((~torch.isfinite(x)).reshape(len(x), -1).any(1).sum())

@@ -15,7 +15,6 @@ Markdown table to the output directory, and prints the table.
 """
 
 import argparse
-import csv
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from overhead import OneOperation, by_hand, compiled, front_door, medians
+from overhead import OneOperation, Record, by_hand, compiled, front_door, least, write
 from peer_libraries import Peer, azula_denoiser, installed, k_sampling
 from peer_libraries import betas as discrete_betas
 from problems import PROBLEMS, PROCESS, T_END, T_START, Problem
@@ -35,7 +34,6 @@ from sdekit.sampling.engine import CompiledPlan, Engine
 from sdekit.testing import affine_deviation, plan_from_sampler
 from sdekit.testing.extraction import BlackBox, Model
 
-Record = dict[str, Any]
 BUDGETS = (10, 20, 50, 100, 200)
 OUR_GRIDS = ("log-snr", "cubic", "quadratic", "karras")
 OURS = (
@@ -336,7 +334,7 @@ def overhead(libraries: dict[str, str], batches: list[int], steps: int = 100) ->
         runs += list(their_runs(steps, n, libraries))
         x = torch.randn(n, 2)
         runs.append(("model", "", lambda x=x: [x * 0.3 for _ in range(steps)][-1]))
-        *each, bare = medians([run for _, _, run in runs])
+        *each, bare = least([run for _, _, run in runs])
         for (name, same, _), spent in zip(runs, each, strict=False):
             cost = {"us a step": spent, "us beyond the model": spent - bare}
             records.append({"batch": n, "sampler": same, "run": name} | cost)
@@ -359,18 +357,6 @@ def overhead_table(records: list[Record]) -> str:
 
 
 # ------------------------------------------------------------------------------------------------- main
-
-
-def write(out: Path, name: str, records: list[Record], table: str) -> None:
-    """CSV, Markdown and the screen."""
-    out.mkdir(parents=True, exist_ok=True)
-    columns = list(dict.fromkeys(key for record in records for key in record))
-    with (out / f"{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(records)
-    (out / f"{name}.md").write_text(table + "\n")
-    print(f"\n{table}\n", flush=True)
 
 
 def arguments() -> argparse.Namespace:

@@ -43,4 +43,4 @@ def report(
             engine.reached(i, t, states[i])
     x = counted.data(states[-1], times[-1]) if final == "data" else states[-1]
     engine.reached(len(times) - 1, times[-1], x)
-    return x
+    return x.clone()  # a view would keep all states in memory

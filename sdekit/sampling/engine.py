@@ -53,7 +53,8 @@ class Engine:
         conditions = self._conditions
         if rows is not None:
             conditions = {name: values[rows] for name, values in conditions.items()}
-        out = self.denoiser.predict(x, t, **conditions)
+        predict = self.denoiser.predict
+        out = predict(x, t, **conditions) if conditions else predict(x, t)
         if not isinstance(out, Tensor) or out.shape != x.shape:
             checked_output(out, x)
         if self._check:
@@ -89,17 +90,18 @@ class _Step(NamedTuple):
     t: float
     node: int | None
     target: int
+    #: -1 for a row of noise only.
     first: int
-    weight: float
+    #: On the first register: in a run a 0-d tensor, since a product with one takes a third of the time of one
+    #: with a float; None where it is 1 and the register is kept.
+    weight: float | Tensor | None
     in_place: bool
     rest: tuple[tuple[int, float], ...]
     normals: tuple[tuple[int, float], ...]
+    #: None where the model's output is kept as it is.
     read: tuple[float, float] | None
+    #: -1 where the model is not called.
     prediction: int
-
-
-#: `_Step.first` of a row that adds up no register: the start, or one of noise only.
-_START, _NOISE = -1, -2
 
 
 class CompiledPlan:
@@ -111,50 +113,45 @@ class CompiledPlan:
     def __init__(self, plan: Plan, prediction: str) -> None:
         self.plan = plan
         self._steps, self._slots = _resolve(plan.native(prediction))
-        self._by_dtype: dict[torch.dtype, tuple[Tensor, ...]] = {}
+        self._by_dtype: dict[torch.dtype, list[_Step]] = {}
 
     def __call__(self, engine: Engine, x: Tensor) -> Tensor:
         """Run the rows on a starting state, which is overwritten."""
-        values: list[Any] = [None] * self._slots
+        values: list[Any] = [x, *[None] * (self._slots - 1)]
         evaluate, normal, watched = engine.evaluate, engine.normal, engine.watched
-        frozen = torch.is_grad_enabled()
-        for step, scale in zip(self._steps, self._scales(x.dtype), strict=True):
+        recorded = torch.is_grad_enabled()
+        scale, add = (torch.mul, torch.add) if recorded else (Tensor.mul_, Tensor.add_)
+        for step in self._steps_in(x.dtype):
             t, node, target, first, weight, in_place, rest, normals, read, prediction = step
-            if first >= 0:
-                x = values[first]
-                if frozen or not in_place:
-                    x = x * scale
-                elif weight != 1.0:
-                    x.mul_(scale)
-            elif first == _NOISE:
-                x = torch.zeros_like(x)
+            x = values[first] if first >= 0 else torch.zeros_like(x)
+            if weight is not None:
+                x = scale(x, weight) if in_place else x * weight
             for slot, c in rest:
-                x = torch.add(x, values[slot], alpha=c) if frozen else x.add_(values[slot], alpha=c)
+                x = add(x, values[slot], alpha=c)
             for m, c in normals:
-                x = torch.add(x, normal(m), alpha=c) if frozen else x.add_(normal(m), alpha=c)
+                x = add(x, normal(m), alpha=c)
             values[target] = x
             if watched and node is not None:
                 engine.reached(node, t, x)
-            if read is not None:
-                values[prediction] = _reading(read, x, evaluate(t, x))
+            if prediction >= 0:
+                out = evaluate(t, x)
+                if read is not None:
+                    a, b = read
+                    out = torch.add(x * a, out, alpha=b) if a else out * b
+                elif out.data_ptr() == x.data_ptr():
+                    out = out.clone()  # the model returned its input, which is about to change
+                values[prediction] = out
         return x
 
-    def _scales(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """First weights: a product with a 0-d tensor takes a third of the time of one with a float."""
+    def _steps_in(self, dtype: torch.dtype) -> list[_Step]:
+        """The steps for states of a dtype, kept."""
         if dtype not in self._by_dtype:
-            weights = torch.tensor([step.weight for step in self._steps], dtype=dtype)
-            self._by_dtype[dtype] = weights.unbind()
+            weights = torch.tensor([step.weight or 0.0 for step in self._steps], dtype=dtype)
+            self._by_dtype[dtype] = [
+                step if step.weight is None else step._replace(weight=weight)
+                for step, weight in zip(self._steps, weights.unbind(), strict=True)
+            ]
         return self._by_dtype[dtype]
-
-
-def _reading(read: tuple[float, float], x: Tensor, out: Tensor) -> Tensor:
-    a, b = read
-    if a != 0.0:
-        return torch.add(x * a, out, alpha=b)
-    if b != 1.0:
-        return out * b
-    # A model that returns its input must not have its prediction change with the state.
-    return out.clone() if out.data_ptr() == x.data_ptr() else out
 
 
 def _resolve(plan: Plan) -> tuple[list[_Step], int]:
@@ -182,19 +179,21 @@ def _resolve(plan: Plan) -> tuple[list[_Step], int]:
         prediction = -1
         if row.read is not None:
             prediction = slot_of["p", k] = take()
-        first, weight = terms[0] if terms else (_NOISE if k else _START, 0.0)
-        in_place, rest, normals = reused is not None, tuple(terms[1:]), tuple(row.z.items())
+        first, weight = terms[0] if terms else (-1 if k else target, 1.0)
+        in_place = reused is not None or not terms
+        rest, normals = tuple(terms[1:]), tuple(row.z.items())
+        kept = in_place and weight == 1.0
         steps.append(
             _Step(
                 row.t,
                 row.node,
                 target,
                 first,
-                weight,
+                None if kept else weight,
                 in_place,
                 rest,
                 normals,
-                row.read,
+                None if row.read == (0.0, 1.0) else row.read,
                 prediction,
             )
         )

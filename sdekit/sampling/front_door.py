@@ -1,13 +1,13 @@
 """`sample`: any denoiser, any sampler, any grid, one call."""
 
-import math
 import secrets
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isfinite, prod
 from typing import Any, NamedTuple
 
 import torch
@@ -133,11 +133,11 @@ def sample(
     with (
         evaluating(denoiser),
         torch.no_grad(),
-        _bar(progress, len(bounds) * (len(times) - 1)) as bar,
+        _bar(len(bounds) * (len(times) - 1)) if progress else nullcontext() as bar,
     ):
         for low, high in bounds:
             normals = noise.normals(seed, low, high, event, dtype, device)
-            start = None if x_init is None else x_init[low:high].to(device, dtype, copy=True)
+            start = None if x_init is None else x_init[low:high].to(device, dtype)
             rows = {} if cond is None else {"cond": cond[low:high].to(device)}
             recorder = _Recorder(trajectory, callback, bar)
             runs.append(_run(program, denoiser, normals, start, rows, recorder))
@@ -161,7 +161,7 @@ def _joined(
 ) -> Samples:
     costs = [run.nfe_per_sample for run in runs if run.nfe_per_sample is not None]
     return Samples(
-        x=torch.cat([run.x for run in runs]),
+        x=runs[0].x if len(runs) == 1 else torch.cat([run.x for run in runs]),
         nfe=max(run.nfe for run in runs),
         times=tuple(times),
         seed=seed,
@@ -211,7 +211,8 @@ def _run(
         x = program(engine, start())
     except Stop as stop:
         x = stop.x.clone()
-    if not x.is_meta and not bool(torch.isfinite(x).all()):
+    # A sum that is finite clears all at once; one that is not may have overflowed by itself.
+    if not (x.is_meta or isfinite(x.sum().item()) or torch.isfinite(x).all()):
         # Watching every step would cost up to 58 us each; the run is a function of its seed, so replay it.
         program(Engine(denoiser, normals, conditions, check=True), start())
         bad = int((~torch.isfinite(x)).reshape(len(x), -1).any(1).sum())
@@ -231,7 +232,7 @@ def _side_by_side(chunks: list[list[Tensor]]) -> Tensor:
 
 def _fitting(event: tuple[int, ...]) -> int:
     """Samples whose normals fit into memory: whole blocks, CHUNK at most."""
-    fitting = _SLAB_NUMBERS // (SLAB * math.prod(event))
+    fitting = _SLAB_NUMBERS // (SLAB * prod(event))
     return max(BLOCK, min(CHUNK, fitting - fitting % BLOCK))
 
 
@@ -351,28 +352,28 @@ def _placement(
     return dtype, device
 
 
-@contextmanager
-def evaluating(denoiser: Denoiser) -> Iterator[None]:
+def evaluating(denoiser: Denoiser) -> AbstractContextManager[None]:
     """Evaluation mode, and the mode it was in afterwards."""
-    modules = list(denoiser.modules()) if isinstance(denoiser, nn.Module) else []
-    training = [m for m in modules if m.training]
+    return _evaluating(denoiser) if isinstance(denoiser, nn.Module) else nullcontext()
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    training = [m for m in module.modules() if m.training]
     moded = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
     if any(isinstance(m, moded) for m in training):
         warnings.warn("the model is in training mode; it samples in eval mode", stacklevel=4)
-    for module in training:
-        module.training = False
+    for m in training:
+        m.training = False
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        for m in training:
+            m.training = True
 
 
 @contextmanager
-def _bar(progress: bool, total: int) -> Iterator[Any]:
-    if not progress:
-        yield None
-        return
+def _bar(total: int) -> Iterator[Any]:
     from tqdm import tqdm
 
     with tqdm(total=total, desc="sampling", unit="step", file=sys.stderr) as bar:

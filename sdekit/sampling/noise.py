@@ -10,6 +10,7 @@ Numbers are drawn on the CPU, so they do not depend on the device either.
 import hashlib
 import math
 import struct
+import threading
 
 import torch
 from torch import Tensor
@@ -43,8 +44,7 @@ class BlockNormals:
         # runs of different seeds overlap no more than chance has it.
         key = struct.unpack("<8I", hashlib.blake2b(seed.to_bytes(8), digest_size=32).digest())
         self._rounds = [(xor, odd | 1) for xor, odd in zip(key[:4], key[4:], strict=True)]
-        self._generator = torch.Generator()
-        self._slab, self._rows = -1, torch.empty(0)
+        self._slab, self._rows = -1, tuple[Tensor, ...]()
         self._buffers: _SlabBuffers | None = None
 
     def start(self) -> Tensor:
@@ -67,18 +67,18 @@ class BlockNormals:
             self._rows, self._slab = self._draw(slab), slab
         return self._rows[row]
 
-    def _draw(self, slab: int) -> Tensor:
-        """(slab, n, *event)."""
+    def _draw(self, slab: int) -> tuple[Tensor, ...]:
+        """The rows of a slab, (n, *event) each."""
         into = self._buffers = self._buffers or _SlabBuffers(self)
         for i, (drawn, by_group, by_row) in enumerate(into.blocks):
             self._fill(drawn, i, slab)
             by_row.copy_(by_group)
-        return into.rows.to(self.device)
+        return into.rows if self.device.type == "cpu" else into.normals.to(self.device).unbind()
 
     def _fill(self, part: Tensor, i: int, slab: int) -> None:
         """Draw the run's i-th block, or its beginning."""
         key = self._key(self.first // BLOCK + i, slab)
-        part.normal_(generator=self._generator.manual_seed(key))
+        part.normal_(generator=_local.generator.manual_seed(key))
 
     def _key(self, block: int, slab: int) -> int:
         key = ((block << 12) | slab) & _MASK
@@ -86,6 +86,16 @@ class BlockNormals:
             key = ((key ^ xor) * odd) & _MASK
             key ^= key >> 15
         return key
+
+
+class _Local(threading.local):
+    """A generator for each thread, seeded before every draw: to make one takes as long as two steps."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator()
+
+
+_local = _Local()
 
 
 class _SlabBuffers:
@@ -100,7 +110,9 @@ class _SlabBuffers:
         slab = of.slab
         by_row = torch.empty(slab, groups, width, dtype=of.dtype)
         samples = by_row.view(slab, groups * group, *(of.event or (1,)))
-        self.rows = samples[:, skipped : skipped + of.last - of.first].view(slab, -1, *of.event)
+        samples = samples[:, skipped : skipped + of.last - of.first]
+        self.normals = samples.view(slab, -1, *of.event)
+        self.rows = self.normals.unbind()
 
         one = torch.empty(_padded(min(per_block, groups) * slab * width), dtype=of.dtype)
         #: A block at a time: where it is drawn, how it is read, where it goes.

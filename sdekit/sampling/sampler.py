@@ -19,6 +19,7 @@ from sdekit.sampling.grids import Power, TimeGrid, check_times
 from sdekit.sampling.plan import Plan
 from sdekit.sampling.tape import Form, Tape
 
+_UNIFORM = Power(1.0)
 #: What `sample(final=)` may be.
 FINAL = ("none", "mean", "data")
 
@@ -40,7 +41,7 @@ class Sampler(ABC):
     @property
     def grid(self) -> TimeGrid:
         """The grid it uses unless told otherwise: uniform in t."""
-        return Power(1.0)
+        return _UNIFORM
 
     @abstractmethod
     def program(self, denoiser: Denoiser, times: list[float], final: str) -> Program:

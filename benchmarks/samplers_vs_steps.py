@@ -11,8 +11,8 @@ Four exact mixtures (`problems.py`), as VP and as EDM, at 5 to 500 model calls:
 
 The EDM runs cover the noise levels of the VP runs, sigma / alpha from 152 down to 0.010: it is the same flow
 of x / alpha, its endpoints are those of the VP over alpha, and errors are in the units of the VP. Every
-sampler uses its own grid. Where this is uniform in t, EDM runs use that of Karras et al. 2022: with sigma = t a
-uniform grid of a hundred steps has one below sigma = 1.5.
+sampler uses its own grid. Where this is uniform in t, EDM runs use that of Karras et al. 2022: with sigma = t
+a uniform grid of a hundred steps has one below sigma = 1.5.
 
 Left out: `ParallelInTime()`, which gives what DDIM does, and `TorchSDE()`, which is Euler-Maruyama by another
 library. Solvers that choose their steps run at several tolerances for the endpoints, and are left out of the
@@ -76,10 +76,10 @@ CHOSEN = (
     sk.samplers.ExponentialRK(),
 )
 TITLES = {
-    "two-mode": "two modes on the line",
-    "ring": "ring of 8 in the plane",
-    "mixture-16d": "10 components in 16-D",
-    "mixture-64d": "10 components in 64-D",
+    "two-mode": "2 modes on the line",
+    "ring": "8 modes in the plane",
+    "mixture-16d": "10 modes in 16-D",
+    "mixture-64d": "10 modes in 64-D",
 }
 
 
@@ -259,7 +259,8 @@ def readme_picture(found: dict[str, Table], out: Path) -> None:
     """The chosen samplers on the first and the last problem, as VP."""
     ends = {problem: found[problem] for problem in (min(found, key=ORDER), max(found, key=ORDER))}
     tables = {TITLES[problem]: shown(table, MEDIAN, CHOSEN) for problem, table in ends.items()}
-    plotting.save(plotting.error_against_nfe(tables, MEDIAN), out / "error-against-nfe.png")
+    figure = plotting.error_against_nfe(tables, MEDIAN, width=4.6)
+    plotting.save(figure, out / "error-against-nfe.png")
 
 
 # ------------------------------------------------------------------------------------------------- main

@@ -147,28 +147,7 @@ def short_name(sampler: str) -> str:
 
 
 def short_names(samplers: Iterable[str]) -> dict[str, str]:
-    """Short names by repr; samplers that would share one are told apart by the arguments that differ."""
+    """Short names by repr; samplers that would share one keep their whole repr."""
     short = {sampler: short_name(sampler) for sampler in samplers}
-    groups: dict[str, list[str]] = {}
-    for sampler, name in short.items():
-        groups.setdefault(name, []).append(sampler)
-    for alike in groups.values():
-        if len(alike) > 1:
-            arguments = [_arguments(sampler) for sampler in alike]
-            common = set.intersection(*map(set, arguments))
-            for sampler, own in zip(alike, arguments, strict=True):
-                differing = ", ".join(a for a in own if a not in common)
-                short[sampler] = f"{sampler.partition('(')[0]}({differing})"
-    return short
-
-
-def _arguments(sampler: str) -> list[str]:
-    """The arguments of a repr, split at the commas that are within no inner brackets."""
-    parts, depth = [""], 0
-    for character in sampler.partition("(")[2].removesuffix(")"):
-        depth += (character in "([{") - (character in ")]}")
-        if character == "," and not depth:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return [part.strip() for part in parts]
+    taken = list(short.values())
+    return {s: name if taken.count(name) == 1 else s for s, name in short.items()}

@@ -163,7 +163,7 @@ def endpoint_runs(
                 yield EndpointRun(problem, world, sampler, steps, starts, repr(sampler))
     for sampler, digits in ADAPTIVE.items():
         label = repr(sampler).partition(", rtol")[0] + ")"
-        for k in range(1, digits + 1 if len(budgets) == len(BUDGETS) else 4):
+        for k in range(1, (digits if max(budgets) > 100 else 3) + 1):
             set_to = replace(sampler, rtol=10.0**-k, atol=10.0**-k)
             yield EndpointRun(problem, world, set_to, 1, starts, label)
 
@@ -266,20 +266,51 @@ def readme_picture(found: dict[str, Table], out: Path) -> None:
 # ------------------------------------------------------------------------------------------------- main
 
 
+def endpoint_view(
+    problems: Sequence[str], executor: Executor | None, out: Path, *, quick: bool
+) -> None:
+    """Endpoints of every problem, and the README's picture of them."""
+    found = {}
+    for problem in problems:
+        starts = 512 if quick else SIZES[problem][0]
+        _ = named(problem).endpoints  # solved once and kept, before workers ask for them
+        tables = {}
+        for world in WORLDS:
+            runs = list(endpoint_runs(problem, world, QUICK if quick else BUDGETS, starts))
+            tables[world] = endpoints(runs, executor, starts)
+        found[problem] = tables["VP"]
+        write(tables, (RMS, MEDIAN), out, f"{problem}-endpoints", TITLES[problem])
+    readme_picture(found, out)
+
+
+def sample_view(
+    problems: Sequence[str], executor: Executor | None, out: Path, *, quick: bool, resume: bool
+) -> None:
+    """Samples of every problem; each run is kept in a journal as it is done."""
+    budgets, seeds = (QUICK, SEEDS[:2]) if quick else (BUDGETS, SEEDS)
+    for problem in problems:
+        n, tables = 1_000 if quick else SIZES[problem][1], {}
+        for world in WORLDS:
+            journal = out / f"{problem}-{world}.jsonl"
+            if not resume:
+                journal.unlink(missing_ok=True)
+            tables[world] = samples(problem, world, budgets, n, seeds, executor, journal)
+        metrics = tables["VP"].metric_names
+        write(tables, metrics, out, f"{problem}-samples", TITLES[problem])
+
+
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--quick", action="store_true", help="one problem, 10 to 100 calls, less of all"
     )
     parser.add_argument("--problems", nargs="+", choices=list(SIZES))
-    parser.add_argument("--views", nargs="+", choices=VIEWS, default=VIEWS)
+    views = ["endpoints", "samples"]
+    parser.add_argument("--views", nargs="+", choices=views, default=views)
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--resume", action="store_true", help="keep the sample runs that --out has")
     parser.add_argument("--out", type=Path, default=Path("runs/samplers_vs_steps"))
     return parser.parse_args(given)
-
-
-VIEWS = ("endpoints", "samples")
 
 
 def pool(workers: int) -> Any:
@@ -293,35 +324,15 @@ def pool(workers: int) -> Any:
 def main(given: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     options = arguments(given)
-    options.out.mkdir(parents=True, exist_ok=True)
-    budgets, seeds = (QUICK, SEEDS[:2]) if options.quick else (BUDGETS, SEEDS)
-    problems = options.problems or (["two-mode"] if options.quick else list(SIZES))
+    out, quick = options.out, options.quick
+    out.mkdir(parents=True, exist_ok=True)
+    problems = options.problems or (["two-mode"] if quick else list(SIZES))
     with pool(options.workers) as executor:
         if "endpoints" in options.views:
-            found = {}
-            for problem in problems:
-                starts = 512 if options.quick else SIZES[problem][0]
-                tables = {
-                    world: endpoints(
-                        list(endpoint_runs(problem, world, budgets, starts)), executor, starts
-                    )
-                    for world in WORLDS
-                }
-                found[problem] = tables["VP"]
-                write(tables, (RMS, MEDIAN), options.out, f"{problem}-endpoints", TITLES[problem])
-            readme_picture(found, options.out)
+            endpoint_view(problems, executor, out, quick=quick)
         if "samples" in options.views:
-            for problem in problems:
-                n = 1_000 if options.quick else SIZES[problem][1]
-                tables = {}
-                for world in WORLDS:
-                    journal = options.out / f"{problem}-{world}.jsonl"
-                    if not options.resume:
-                        journal.unlink(missing_ok=True)
-                    tables[world] = samples(problem, world, budgets, n, seeds, executor, journal)
-                metrics = tables["VP"].metric_names
-                write(tables, metrics, options.out, f"{problem}-samples", TITLES[problem])
-    print(f"written to {options.out}")
+            sample_view(problems, executor, out, quick=quick, resume=options.resume)
+    print(f"written to {out}")
 
 
 if __name__ == "__main__":

@@ -227,6 +227,13 @@ class _Curve:
         own = (r for r in table.rows if _Curve.of(r) == self and math.isfinite(r[metric]))
         return sorted((r["nfe"], r[metric]) for r in own)
 
+    def bars(self, table: Table, metric: str) -> tuple[list[float], list[float], list[float]]:
+        """Model calls, lows and highs: a standard error to either side, where it is known."""
+        own = (r for r in table.rows if _Curve.of(r) == self)
+        known = ((r["nfe"], r[metric], r.get(f"{metric} se", math.nan)) for r in own)
+        found = [(x, max(y - e, 1e-3 * y), y + e) for x, y, e in known if math.isfinite(e)]
+        return tuple([bar[k] for bar in found] for k in range(3))  # type: ignore[return-value]
+
 
 class _End(NamedTuple):
     """Where a curve ends, and how it is drawn."""
@@ -239,18 +246,22 @@ class _End(NamedTuple):
 
 
 @_styled
-def error_against_nfe(tables: Mapping[str, Table], metric: str, *, title: str = "") -> Figure:
+def error_against_nfe(
+    tables: Mapping[str, Table], metric: str, *, title: str = "", width: float = 5.6
+) -> Figure:
     """Error against model calls, log-log, a panel a table and family (with noise on the way, or without).
 
     Curves are named at their ends, in the order of their last errors; past a dozen in a panel, the best are
-    and the others are grey. The band is what exact samples score, the dotted fan shows slopes of
-    order 1, 2 and 3; errors beyond four decades are out of view.
+    and the others are grey. The band is what exact samples score, bars are standard errors over seeds, the
+    dotted fan shows slopes of order 1, 2 and 3; errors beyond four decades are out of view. Tables without
+    floors (of errors in which nothing is random) show ten decades, and order 4. Panels are `width` inches
+    wide.
     """
     rows = [r for t in tables.values() for r in t.rows]
     curves = list(dict.fromkeys(map(_Curve.of, rows)))
     families = sorted({c.stochastic for c in curves})
     shape = (len(families), len(tables)) if len(tables) > 1 else (1, len(families))
-    size = (5.6 * shape[1], 3.4 * shape[0] + 0.5)
+    size = (width * shape[1], 3.4 * shape[0] + 0.5)
     figure, panels = _figure(*shape, size, sharex=True, sharey=True)
     limits = _decades(tables.values(), metric)
     parts = [(family, *item) for family in families for item in tables.items()]
@@ -258,27 +269,29 @@ def error_against_nfe(tables: Mapping[str, Table], metric: str, *, title: str = 
         axes.set(xscale="log", yscale="log", ylim=limits)
         _draw_curves(axes, table, metric, [c for c in curves if c.stochastic == family], curves)
         kind = "stochastic" if family else "deterministic"
-        axes.set_title(f"{label}, {kind} samplers", fontsize=10)
+        name = f"{label}, {kind} samplers" if len(families) > 1 else label
+        axes.set_title(name, fontsize=10)
         if i % shape[1] == 0:
-            axes.set_ylabel(f"{metric} to the exact law")
+            axes.set_ylabel(f"{metric} to the exact law" if table.floors else metric)
         if i >= len(panels) - shape[1]:
             axes.set_xlabel("model calls (NFE)")
-    for axes in panels:
-        _order_fan(axes)
     first = next(iter(tables.values()))
-    note = f"band: 95 % of exact draws of {first.n:,}; line: mean"
-    panels[0].text(0.02, 0.02, note, transform=panels[0].transAxes, fontsize=7.5)
+    for axes in panels:
+        _order_fan(axes, range(1, 4 if first.floors else 5), high_right=bool(first.floors))
+    if first.floors:
+        note = f"band: 95 % of exact draws of {first.n:,}; line: mean"
+        panels[0].text(0.02, 0.02, note, transform=panels[0].transAxes, fontsize=7.5)
     figure.suptitle(title)
     return figure
 
 
 def _decades(tables: Iterable[Table], metric: str) -> tuple[float, float]:
-    """The range of errors shown: all of them and the floors, four decades at most."""
-    found = [t.floors[metric][0] for t in tables]
-    found += [r[metric] for t in tables for r in t.rows if not r["error"]]
+    """The range of errors shown: all of them and the floors, four decades at most (ten without floors)."""
+    floors = [t.floors[metric][0] for t in tables if t.floors]
+    found = floors + [r[metric] for t in tables for r in t.rows if not r["error"]]
     positive = [v for v in found if math.isfinite(v) and v > 0] or [1.0]
     low = min(positive) / 2.2
-    return low, min(max(positive) * 1.6, low * 1e4)
+    return low, min(max(positive) * 1.6, low * (1e4 if floors else 1e10))
 
 
 def _draw_curves(
@@ -287,9 +300,10 @@ def _draw_curves(
     """The floor and the lines of one panel with their names, the best of them if they are many."""
     from matplotlib.ticker import LogLocator, NullLocator
 
-    mean, high = table.floors[metric]
-    axes.axhspan(axes.get_ylim()[0], high, color="#DDDDDD", zorder=0)
-    axes.axhline(mean, color="#A0A0A0", lw=0.8, zorder=0)
+    mean, high = table.floors.get(metric, (0.0, 0.0))
+    if table.floors:
+        axes.axhspan(axes.get_ylim()[0], high, color="#DDDDDD", zorder=0)
+        axes.axhline(mean, color="#A0A0A0", lw=0.8, zorder=0)
     last = {c: points[-1][1] for c in family if (points := c.points(table, metric))}
     named = set(sorted(last, key=last.__getitem__)[:_NAMED])
     names, ends = _curve_names(every), list[_End]()
@@ -300,6 +314,7 @@ def _draw_curves(
         width, dash = 1.3 if curve in named else 0.7, DASHES[j % len(DASHES)]
         style: Any = {"ls": dash, "ms": 4.5, "lw": width, "color": colour, "marker": marker}
         axes.plot([x for x, _ in points], [y for _, y in points], label=names[curve], **style)
+        axes.vlines(*curve.bars(table, metric), color=colour, lw=width)
         if curve in named:
             ends.append(_End(*points[-1], names[curve], colour, marker))
     _name_ends(axes, ends, high)
@@ -352,12 +367,14 @@ def _spread(wanted: Sequence[float], gap: float) -> list[float]:
     return places
 
 
-def _order_fan(axes: Axes) -> None:
-    """Slopes of order 1, 2 and 3, in the upper right corner."""
+def _order_fan(axes: Axes, orders: Sequence[int], *, high_right: bool) -> None:
+    """Slopes of these orders, in the upper right corner or the lower left."""
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    x, y = left * (right / left) ** 0.66, high * (low / high) ** 0.04
-    reach = min((high / low) ** 0.17, (right / x) ** 0.85)
-    for order in (1, 2, 3):
+    along, down = (0.66, 0.04) if high_right else (0.18, 0.62)
+    x, y = left * (right / left) ** along, high * (low / high) ** down
+    drop = (high / low) ** (0.51 if high_right else 0.34)
+    reach = min(drop ** (1 / orders[-1]), (right / left) ** 0.29)
+    for order in orders:
         end = y * reach**-order
         axes.plot([x, x * reach], [y, end], color="#666666", ls=":", lw=1, scalex=False, zorder=1)
         axes.text(

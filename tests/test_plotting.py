@@ -206,6 +206,34 @@ def test_the_fan_has_the_slopes_of_orders_one_to_three():
             assert low < min(ray.get_ydata()) < max(ray.get_ydata()) < high
 
 
+def test_tables_without_floors_have_more_decades_and_order_four_and_no_band():
+    rows = rows_of([1e-3, 1e-9, 1e-2])
+    figure = plotting.error_against_nfe({"a": Table(rows, {}, 9, ("W1",))}, "W1")
+    (axes,) = figure.axes
+    low, high = axes.get_ylim()
+    assert low < 1e-9 < 1e-2 < high
+    assert axes.get_ylabel() == "W1"
+    assert not axes.patches
+    assert not [t for t in axes.texts if "exact draws" in t.get_text()]
+    rays = [ln for ln in axes.get_lines() if ln.get_linestyle() == ":" and len(ln.get_xdata()) == 2]
+    slopes = [np.diff(np.log(ln.get_ydata())) / np.diff(np.log(ln.get_xdata())) for ln in rays]
+    np.testing.assert_allclose(np.ravel(slopes), [-1, -2, -3, -4], rtol=1e-9)
+
+
+def test_standard_errors_are_bars_where_they_are_known():
+    rows = [
+        row | {"W1 se": se}
+        for row, se in zip(rows_of([0.1, 0.2, 0.3]), (0.02, 0.5, np.nan), strict=True)
+    ]
+    for row, calls in zip(rows, (5, 10, 20), strict=True):
+        row |= {"sampler": "S()", "nfe": calls}
+    (bars,) = one_table(rows).axes[0].collections[:1]
+    ends = [segment.tolist() for segment in bars.get_segments()]
+    np.testing.assert_allclose(ends[0], [[5, 0.08], [5, 0.12]])
+    np.testing.assert_allclose(ends[1], [[10, 2e-4], [10, 0.7]])  # zero has no place on a log axis
+    assert len(ends) == 2
+
+
 def rows_of(errors, sampler="S({})"):
     return [
         {"sampler": sampler.format(k), "grid": "Power(power=1.0)", "stochastic": False, "nfe": 5,

@@ -37,9 +37,19 @@ from sdekit.testing.extraction import BlackBox, Model
 
 Record = dict[str, Any]
 BUDGETS = (10, 20, 50, 100, 200)
-OUR_GRIDS = ("log-snr", "cubic", "quadratic", "karras")
+#: Named grids that each of ours is tried on besides its own.
+OUR_GRIDS: dict[str, sk.samplers.TimeGrid] = {
+    **{name: sk.samplers.GRIDS[name] for name in ("log-snr", "karras", "quadratic", "cubic")},
+    **{f"beta{power}": sk.samplers.Beta(float(power)) for power in (4, 6, 8)},
+}
+STRAIGHT = partial(sk.samplers.ExponentialAB, prediction="flow", clock=sk.samplers.FlowTime())
+#: One sampler, on its own grid whatever the problem and the budget.
+FIXED = STRAIGHT(4)
 OURS = (
     *(sk.samplers.ExponentialAB(order) for order in (2, 3, 4)),
+    *(sk.samplers.ExponentialAB(order, prediction="noise") for order in (2, 3, 4)),
+    *(sk.samplers.ExponentialAB(order, prediction="v") for order in (2, 3, 4)),
+    *(STRAIGHT(order) for order in (2, 3, 4)),
     *(sk.samplers.DPMSolverPP(order) for order in (2, 3)),
     *(sk.samplers.UniPC(p) for p in (1, 2, 3)),
 )
@@ -61,15 +71,16 @@ class Counted:
 
 
 def our_peers() -> Iterator[Peer]:
-    """Our samplers as black boxes, on each standard grid."""
+    """Our samplers as black boxes, on their own grids and on each named one."""
 
-    def box(sampler: sk.samplers.PlanSampler, grid: str, steps: int) -> BlackBox:
-        times = sk.samplers.GRIDS[grid].times(PROCESS, steps, T_START, T_END)
-        return as_box(sampler.plan(PROCESS, times))
+    def box(
+        sampler: sk.samplers.PlanSampler, grid: sk.samplers.TimeGrid, steps: int
+    ) -> BlackBox:
+        return as_box(sampler.plan(PROCESS, grid.times(PROCESS, steps, T_START, T_END)))
 
     for sampler in OURS:
-        for grid in OUR_GRIDS:
-            yield Peer("sdekit", f"{sampler}, {grid}", partial(box, sampler, grid))
+        for name, grid in {"own grid": sampler.grid, **OUR_GRIDS}.items():
+            yield Peer("sdekit", f"{sampler}, {name}", partial(box, sampler, grid))
 
 
 def as_box(plan: sk.samplers.Plan) -> BlackBox:

@@ -73,9 +73,7 @@ class Counted:
 def our_peers() -> Iterator[Peer]:
     """Our samplers as black boxes, on their own grids and on each named one."""
 
-    def box(
-        sampler: sk.samplers.PlanSampler, grid: sk.samplers.TimeGrid, steps: int
-    ) -> BlackBox:
+    def box(sampler: sk.samplers.PlanSampler, grid: sk.samplers.TimeGrid, steps: int) -> BlackBox:
         return as_box(sampler.plan(PROCESS, grid.times(PROCESS, steps, T_START, T_END)))
 
     for sampler in OURS:
@@ -141,7 +139,7 @@ def accuracy(
             x = peer.box(steps)(counted, problem.starts[:most].clone())
             away = (x - problem.endpoints[:most]).norm(dim=1)
             where = {"problem": problem.name, "library": peer.library, "sampler": peer.name}
-            cost = {"budget": budget, "nfe": counted.nfe}
+            cost = {"budget": budget, "nfe": counted.nfe, "starts": len(away)}
             records.append(where | cost | statistics_of(away))
         print(f"{problem.name}: {time.perf_counter() - began:.0f} s", flush=True)
     return records
@@ -372,6 +370,12 @@ def overhead_table(records: list[Record]) -> str:
 # ------------------------------------------------------------------------------------------------- main
 
 
+def stamped(records: list[Record], libraries: dict[str, str]) -> list[Record]:
+    """The records with the version of each library."""
+    known = libraries | {"sdekit": sk.__version__}
+    return [{"library": r["library"], "version": known[r["library"]]} | r for r in records]
+
+
 def write(out: Path, name: str, records: list[Record], table: str) -> None:
     """CSV, Markdown and the screen."""
     out.mkdir(parents=True, exist_ok=True)
@@ -407,9 +411,10 @@ def main() -> None:
         fixed = [p for p in peers if not p.random and p.steps != ()]
         budgets = list(BUDGETS[:3] if given.quick else BUDGETS)
         records = accuracy([*our_peers(), *fixed], problems, budgets, given.starts)
+        records = stamped(records, libraries)
         write(given.out, "accuracy", records, accuracy_table(records))
     if "plans" in given.parts:
-        records = plans(peers, PROBLEMS[0])
+        records = stamped(plans(peers, PROBLEMS[0]), libraries)
         write(given.out, "plans", records, plans_table(records))
     if "overhead" in given.parts:
         records = overhead(libraries, [1, 64] if given.quick else [1, 64, 4096])

@@ -181,8 +181,8 @@ class ExponentialAB(_AdamsBashforth):
     Order 4 in flow prediction and the clock FlowTime() is Adams-Bashforth on the straight path between data
     and noise, for any process. With the exact score it is the nearest of all on a two-mode mixture, a ring of
     eight modes and random mixtures in 16 dimensions for 10 to 20 calls, and v prediction from 100 on
-    (docs/benchmarks.md). Each start leaves an error of second order there, about 1e-7 of the two-mode mixture.
-    The grid must not crowd at the noisy end, as log-SNR and Karras et al. do, for that clock.
+    (docs/benchmarks.md). Its ramp leaves an error of second order, 1e-7 on the two-mode mixture. With that
+    clock a grid must not crowd at the noisy end, as log-SNR and that of Karras et al. do.
 
     Args:
         order: predictions used, 1 to 4.

@@ -19,6 +19,7 @@ import csv
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,17 @@ def our_peers() -> Iterator[Peer]:
 
     for sampler in OURS:
         for name, grid in {"own grid": sampler.grid, **OUR_GRIDS}.items():
-            yield Peer("sdekit", f"{sampler}, {name}", partial(box, sampler, grid))
+            yield Peer("sdekit", f"{label(sampler)}, {name}", partial(box, sampler, grid))
+
+
+def label(sampler: sk.samplers.PlanSampler) -> str:
+    """Its repr without what is as by default."""
+    given = {f.name: getattr(sampler, f.name) for f in fields(sampler)}  # type: ignore[arg-type]
+    usual = type(sampler)()
+    return "{}({})".format(
+        type(sampler).__name__,
+        ", ".join(f"{k}={v!r}" for k, v in given.items() if v != getattr(usual, k) or k == "order"),
+    )
 
 
 def as_box(plan: sk.samplers.Plan) -> BlackBox:
@@ -155,33 +166,26 @@ def statistics_of(away: Tensor) -> Record:
     }
 
 
-def best(records: list[Record], problem: str, budget: int, *, ours: bool, by: str) -> Record:
-    """The record with the least error."""
-    eligible = [
-        r
-        for r in records
-        if (r["problem"], r["budget"]) == (problem, budget) and (r["library"] == "sdekit") == ours
-    ]
-    return min(eligible, key=lambda r: r[by])
-
-
 def accuracy_table(records: list[Record]) -> str:
-    """Per problem and budget, the best peer and our best by each statistic."""
+    """Per problem and budget, by each statistic: the best peer, our best, and `FIXED` on its own grid."""
     lines = [
-        "| problem | calls | error | best peer | | ours | | ratio |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| problem | calls | error | best peer | | ours | | ratio | {label(FIXED)} |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    cases = dict.fromkeys((r["problem"], r["budget"]) for r in records)
-    for problem, budget in cases:
+    cases: dict[tuple[str, int], list[Record]] = {}
+    for r in records:
+        cases.setdefault((r["problem"], r["budget"]), []).append(r)
+    for (problem, budget), case in cases.items():
+        ours = [r for r in case if r["library"] == "sdekit"]
+        (fixed,) = (r for r in ours if r["sampler"] == f"{label(FIXED)}, own grid")
         for by in ("rms", "median", "p95"):
-            theirs, mine = (
-                best(records, problem, budget, ours=ours, by=by) for ours in (False, True)
-            )
-            ratio = theirs[by] / mine[by]
-            flag = "" if ratio >= 0.999 else " **behind**"
+            theirs = min((r for r in case if r["library"] != "sdekit"), key=lambda r: r[by])
+            mine = min(ours, key=lambda r: r[by])
+            behind = [" **behind**" if r[by] > theirs[by] else "" for r in (mine, fixed)]
             lines.append(
                 f"| {problem} | {budget} | {by} | {theirs[by]:.1e} | {theirs['library']} "
-                f"{theirs['sampler']} | {mine[by]:.1e} | {mine['sampler']} | {ratio:.2g}{flag} |"
+                f"{theirs['sampler']} | {mine[by]:.1e} | {mine['sampler']} "
+                f"| {theirs[by] / mine[by]:.2g}{behind[0]} | {fixed[by]:.1e}{behind[1]} |"
             )
     return "\n".join(lines)
 

@@ -18,6 +18,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,19 @@ from sdekit.testing import affine_deviation, plan_from_sampler
 from sdekit.testing.extraction import BlackBox, Model
 
 BUDGETS = (10, 20, 50, 100, 200)
-OUR_GRIDS = ("log-snr", "cubic", "quadratic", "karras")
+#: Named grids that each of ours is tried on besides its own.
+OUR_GRIDS: dict[str, sk.samplers.TimeGrid] = {
+    **{name: sk.samplers.GRIDS[name] for name in ("log-snr", "karras", "quadratic", "cubic")},
+    **{f"beta{power}": sk.samplers.Beta(float(power)) for power in (4, 6, 8)},
+}
+STRAIGHT = partial(sk.samplers.ExponentialAB, prediction="flow", clock=sk.samplers.FlowTime())
+#: One sampler, on its own grid whatever the problem and the budget.
+FIXED = STRAIGHT(4)
 OURS = (
     *(sk.samplers.ExponentialAB(order) for order in (2, 3, 4)),
+    *(sk.samplers.ExponentialAB(order, prediction="noise") for order in (2, 3, 4)),
+    *(sk.samplers.ExponentialAB(order, prediction="v") for order in (2, 3, 4)),
+    *(STRAIGHT(order) for order in (2, 3, 4)),
     *(sk.samplers.DPMSolverPP(order) for order in (2, 3)),
     *(sk.samplers.UniPC(p) for p in (1, 2, 3)),
 )
@@ -59,15 +70,24 @@ class Counted:
 
 
 def our_peers() -> Iterator[Peer]:
-    """Our samplers as black boxes, on each standard grid."""
+    """Our samplers as black boxes, on their own grids and on each named one."""
 
-    def box(sampler: sk.samplers.PlanSampler, grid: str, steps: int) -> BlackBox:
-        times = sk.samplers.GRIDS[grid].times(PROCESS, steps, T_START, T_END)
-        return as_box(sampler.plan(PROCESS, times))
+    def box(sampler: sk.samplers.PlanSampler, grid: sk.samplers.TimeGrid, steps: int) -> BlackBox:
+        return as_box(sampler.plan(PROCESS, grid.times(PROCESS, steps, T_START, T_END)))
 
     for sampler in OURS:
-        for grid in OUR_GRIDS:
-            yield Peer("sdekit", f"{sampler}, {grid}", partial(box, sampler, grid))
+        for name, grid in {"own grid": sampler.grid, **OUR_GRIDS}.items():
+            yield Peer("sdekit", f"{label(sampler)}, {name}", partial(box, sampler, grid))
+
+
+def label(sampler: sk.samplers.PlanSampler) -> str:
+    """Its repr without what is as by default."""
+    given = {f.name: getattr(sampler, f.name) for f in fields(sampler)}  # type: ignore[arg-type]
+    usual = type(sampler)()
+    return "{}({})".format(
+        type(sampler).__name__,
+        ", ".join(f"{k}={v!r}" for k, v in given.items() if v != getattr(usual, k) or k == "order"),
+    )
 
 
 def as_box(plan: sk.samplers.Plan) -> BlackBox:
@@ -128,7 +148,7 @@ def accuracy(
             x = peer.box(steps)(counted, problem.starts[:most].clone())
             away = (x - problem.endpoints[:most]).norm(dim=1)
             where = {"problem": problem.name, "library": peer.library, "sampler": peer.name}
-            cost = {"budget": budget, "nfe": counted.nfe}
+            cost = {"budget": budget, "nfe": counted.nfe, "starts": len(away)}
             records.append(where | cost | statistics_of(away))
         print(f"{problem.name}: {time.perf_counter() - began:.0f} s", flush=True)
     return records
@@ -144,33 +164,26 @@ def statistics_of(away: Tensor) -> Record:
     }
 
 
-def best(records: list[Record], problem: str, budget: int, *, ours: bool, by: str) -> Record:
-    """The record with the least error."""
-    eligible = [
-        r
-        for r in records
-        if (r["problem"], r["budget"]) == (problem, budget) and (r["library"] == "sdekit") == ours
-    ]
-    return min(eligible, key=lambda r: r[by])
-
-
 def accuracy_table(records: list[Record]) -> str:
-    """Per problem and budget, the best peer and our best by each statistic."""
+    """Per problem and budget, by each statistic: the best peer, our best, and `FIXED` on its own grid."""
     lines = [
-        "| problem | calls | error | best peer | | ours | | ratio |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| problem | calls | error | best peer | | ours | | ratio | {label(FIXED)} |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    cases = dict.fromkeys((r["problem"], r["budget"]) for r in records)
-    for problem, budget in cases:
+    cases: dict[tuple[str, int], list[Record]] = {}
+    for r in records:
+        cases.setdefault((r["problem"], r["budget"]), []).append(r)
+    for (problem, budget), case in cases.items():
+        ours = [r for r in case if r["library"] == "sdekit"]
+        (fixed,) = (r for r in ours if r["sampler"] == f"{label(FIXED)}, own grid")
         for by in ("rms", "median", "p95"):
-            theirs, mine = (
-                best(records, problem, budget, ours=ours, by=by) for ours in (False, True)
-            )
-            ratio = theirs[by] / mine[by]
-            flag = "" if ratio >= 0.999 else " **behind**"
+            theirs = min((r for r in case if r["library"] != "sdekit"), key=lambda r: r[by])
+            mine = min(ours, key=lambda r: r[by])
+            behind = [" **behind**" if r[by] > theirs[by] else "" for r in (mine, fixed)]
             lines.append(
                 f"| {problem} | {budget} | {by} | {theirs[by]:.1e} | {theirs['library']} "
-                f"{theirs['sampler']} | {mine[by]:.1e} | {mine['sampler']} | {ratio:.2g}{flag} |"
+                f"{theirs['sampler']} | {mine[by]:.1e} | {mine['sampler']} "
+                f"| {theirs[by] / mine[by]:.2g}{behind[0]} | {fixed[by]:.1e}{behind[1]} |"
             )
     return "\n".join(lines)
 
@@ -359,6 +372,12 @@ def overhead_table(records: list[Record]) -> str:
 # ------------------------------------------------------------------------------------------------- main
 
 
+def stamped(records: list[Record], libraries: dict[str, str]) -> list[Record]:
+    """The records with the version of each library."""
+    known = libraries | {"sdekit": sk.__version__}
+    return [{"library": r["library"], "version": known[r["library"]]} | r for r in records]
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one problem, 10 to 50 calls")
@@ -382,9 +401,10 @@ def main() -> None:
         fixed = [p for p in peers if not p.random and p.steps != ()]
         budgets = list(BUDGETS[:3] if given.quick else BUDGETS)
         records = accuracy([*our_peers(), *fixed], problems, budgets, given.starts)
+        records = stamped(records, libraries)
         write(given.out, "accuracy", records, accuracy_table(records))
     if "plans" in given.parts:
-        records = plans(peers, PROBLEMS[0])
+        records = stamped(plans(peers, PROBLEMS[0]), libraries)
         write(given.out, "plans", records, plans_table(records))
     if "overhead" in given.parts:
         records = overhead(libraries, [1, 64] if given.quick else [1, 64, 4096])

@@ -6,10 +6,12 @@ equation, dy/dk = rate (P - y), or dy/dk = P where the rate is 0:
     data    P = E[x_0 | x]                      scale = alpha   k = half_log_snr         rate = 1 + tau^2
     noise   P = (x - alpha E[x_0 | x]) / sigma  scale = sigma   k = -half_log_snr        rate = 1
     v       P = (alpha noise - sigma data) / r  scale = r       k = atan(sigma / alpha)  rate = 0
+    flow    P = noise - data                    scale = q       k = sigma / q            rate = 0
 
-with r^2 = alpha^2 + sigma^2 (Lu et al. 2022a, proposition 3.1; 2022b, proposition 4.1; Salimans & Ho 2022).
-tau > 0 is the linear part of the SDE with tau times the noise of the reverse SDE (Xue et al. 2023). A step
-from s to t, of length h = k_t - k_s, is exactly
+with r^2 = alpha^2 + sigma^2 and q = alpha + sigma (Lu et al. 2022a, proposition 3.1; 2022b, proposition 4.1;
+Salimans & Ho 2022; for flow, Lipman et al. 2023 and Liu et al. 2023: divided by q any Gaussian path is the
+straight one between data and noise). tau > 0 is the linear part of the SDE with tau times the noise of the
+reverse SDE (Xue et al. 2023). A step from s to t, of length h = k_t - k_s, is exactly
 
     y_t = e^-(rate h) y_s + int K P dk,      K = rate e^(rate (k - k_t)), or 1 where the rate is 0,
 
@@ -24,7 +26,7 @@ import numpy as np
 from sdekit.processes import Node, Process
 from sdekit.sampling.tape import Form, Tape
 
-PREDICTIONS = ("data", "noise", "v")
+PREDICTIONS = ("data", "noise", "v", "flow")
 
 
 @dataclass(frozen=True)
@@ -37,28 +39,37 @@ class Semilinear:
     @property
     def rate(self) -> float:
         """Of the decay of y in k."""
-        return {"data": 1 + self.tau**2, "noise": 1.0, "v": 0.0}[self.prediction]
+        return {"data": 1 + self.tau**2, "noise": 1.0}.get(self.prediction, 0.0)
 
     def time(self, node: Node) -> float:
         """k, which grows towards the data in data prediction only."""
         if self.prediction == "v":
             return atan2(node.sigma, node.alpha)
+        if self.prediction == "flow":
+            return node.sigma / (node.alpha + node.sigma)
         return node.half_log_snr if self.prediction == "data" else -node.half_log_snr
 
     def node(self, process: Process, k: float) -> Node:
         """The node at which k has this value."""
-        half = {"data": k, "noise": -k}.get(self.prediction)
-        return process.node_at_log_snr(2 * (-log(tan(k)) if half is None else half))
+        if self.prediction == "v":
+            half = -log(tan(k))
+        elif self.prediction == "flow":
+            half = log((1 - k) / k)
+        else:
+            half = k if self.prediction == "data" else -k
+        return process.node_at_log_snr(2 * half)
 
     def scale(self, node: Node) -> float:
         """x = scale y."""
         if self.prediction == "v":
             return hypot(node.alpha, node.sigma)
+        if self.prediction == "flow":
+            return node.alpha + node.sigma
         return node.alpha if self.prediction == "data" else node.sigma
 
     def carry(self, s: Node, t: Node) -> float:
         """What is left at t of a unit of x_s; from ratios, which lose nothing to the rounding of h."""
-        if self.prediction == "v":
+        if not self.rate:
             return self.scale(t) / self.scale(s)
         if self.prediction == "noise":
             return t.alpha / s.alpha
@@ -68,12 +79,15 @@ class Semilinear:
         """K dk / d half_log_snr, on a step that ends at t."""
         if self.prediction == "v":
             return -0.5 / np.cosh(half_log_snr)
+        if self.prediction == "flow":
+            return -0.25 / np.cosh(half_log_snr / 2) ** 2
         sign = 1 if self.prediction == "data" else -1
         return sign * self.rate * np.exp(sign * self.rate * (half_log_snr - t.half_log_snr))
 
     def read(self, tape: Tape, x: Form, node: Node) -> Form:
         """P at x."""
-        return {"data": tape.data, "noise": tape.noise, "v": tape.v}[self.prediction](x, node)
+        readings = {"data": tape.data, "noise": tape.noise, "v": tape.v, "flow": tape.flow}
+        return readings[self.prediction](x, node)
 
 
 def phi(j: int, z: float) -> float:
@@ -121,7 +135,7 @@ def exponential_step(
         s: start.
         t: end.
         method: in EXPONENTIAL_TABLEAUS.
-        prediction: "data", "noise" or "v".
+        prediction: "data", "noise", "v" or "flow".
     """
     flow = Semilinear(prediction)
     _, places, stages, output = EXPONENTIAL_TABLEAUS[method]

@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sdekit.elementary import softplus
+from sdekit.elementary import sigmoid, softplus
 from sdekit.errors import check_choice, check_integer, check_number
 from sdekit.processes import Process
 
@@ -161,6 +161,26 @@ class Angle(TimeGrid):
 
 
 @dataclass(frozen=True)
+class FlowTime(TimeGrid):
+    """sigma / (alpha + sigma) uniform: t of the straight path with the same signal-to-noise ratio.
+
+    Lipman et al. 2023; Liu et al. 2023. On `Interpolant` it is t itself.
+    """
+
+    def clock(self, process: Process, t: float) -> float:
+        """The time on the straight path."""
+        return float(sigmoid(-0.5 * process.log_snr(t)))
+
+    def at_log_snr(self, process: Process, values: Tensor) -> list[float]:
+        """1 / (1 + alpha / sigma)."""
+        return torch.as_tensor(sigmoid(-0.5 * values)).tolist()
+
+    def time(self, process: Process, reading: float) -> float:
+        """The time with sigma / alpha = reading / (1 - reading)."""
+        return float(process.time_at_log_snr(2 * math.log((1 - reading) / reading)))
+
+
+@dataclass(frozen=True)
 class Cosine(TimeGrid):
     """t = T (1 - cos(angle)), angle uniform: half-cosine spacing, quadratic near the data only."""
 
@@ -180,7 +200,7 @@ class Beta(TimeGrid):
     B is the integral of beta of a VP process; for any other process it is that of the VP process with the
     same signal-to-noise ratio, so the grid is made of the log-SNR alone. Power 6 is near the cubic grid of a
     VP process with linear beta. Powers 4 to 8 are on average over processes and step counts the best of the
-    grids here for exponential integrators: 8 in data, 4 in noise, 6 in v prediction.
+    grids here for exponential integrators: 8 in data, 4 in noise, 6 in v, 5 in flow prediction.
     """
 
     power: float = 1.0
@@ -259,7 +279,7 @@ class Tabulated(TimeGrid):
 
 #: The grids that JSON can hold, by name.
 _WRITTEN: dict[str, type[TimeGrid]] = {
-    c.__name__: c for c in (Power, Karras, LogSNR, Angle, Cosine, Beta, Tabulated)
+    c.__name__: c for c in (Power, Karras, LogSNR, Angle, FlowTime, Cosine, Beta, Tabulated)
 }
 
 #: The grids that have names.

@@ -79,7 +79,8 @@ class ExponentialRK(_SingleStep):
     Args:
         method: "2s" or "3s", in data prediction DPM-Solver++(2S) and (3S) (Lu et al. 2022b, algorithm 1) and
             in noise prediction DPM-Solver-2 and -3; "krogstad", of order 4 (Krogstad 2005, ETDRK4-B).
-        prediction: "data", "noise" or "v", which leaves no linear part: the methods are the classical ones.
+        prediction: "data", "noise", "v" or "flow"; the last two leave no linear part: the methods are the
+            classical ones.
     """
 
     method: str = "krogstad"

@@ -84,6 +84,10 @@ class Tape:
         length = hypot(node.alpha, node.sigma)
         return self._read(x, node, (node.alpha / node.sigma / length, -length / node.sigma))
 
+    def flow(self, x: Form, node: Node) -> Form:
+        """noise - data, the velocity of the straight path between them."""
+        return self._read(x, node, (1 / node.sigma, -(node.alpha + node.sigma) / node.sigma))
+
     def velocity(self, x: Form, node: Node) -> Form:
         """dx/dt of the probability flow: E[x_0 | x] d alpha/dt + noise d sigma/dt."""
         alpha_slope, sigma_slope = (float(v) for v in self.process.slopes(node.t))

@@ -139,8 +139,8 @@ def sample(
     grid: Annotated[
         str | None,
         typer.Option(
-            help="uniform, quadratic, cubic, karras, log-snr, angle, cosine, beta or beta6; the "
-            "sampler's own if not given."
+            help="uniform, quadratic, cubic, karras, log-snr, angle, flow-time, cosine, beta or beta6; "
+            "the sampler's own if not given."
         ),
     ] = None,
     final: Annotated[Final, typer.Option(help="What the last step does.")] = Final.none,

@@ -29,10 +29,7 @@ TABLEAUS: dict[str, tuple[tuple[float, ...], tuple[tuple[float, ...], ...], tupl
 class _SingleStep(PlanSampler):
     """Partial: steps that know nothing of one another."""
 
-    @property
-    def stochastic(self) -> bool:  # type: ignore[override]
-        """Never."""
-        return False
+    stochastic = False
 
     @property
     def grid(self) -> TimeGrid:

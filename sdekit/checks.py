@@ -45,25 +45,20 @@ class FokkerPlanckCheck:
     rows: list[dict[str, Any]]
 
     def __str__(self) -> str:
-        head = f"{'equation':<16}{'t':>6}{'L1 error':>12}{'mass - 1':>12}{'minimum':>12}"
-        return "\n".join([head, *(self._line(row) for row in self.rows)])
+        return "\n".join("{:<16}{:>6}{:>12}{:>12}{:>12}".format(*line) for line in self._cells())
 
     def markdown(self) -> str:
         """The rows as a Markdown table."""
-        head = [
-            "| equation | t | L1 error | mass - 1 | minimum |",
-            "| --- | --- | --- | --- | --- |",
-        ]
-        lines = [
-            f"| {r['equation']} | {r['t']:g} | {r['l1']:.1e} | {r['mass'] - 1:.0e} | {r['minimum']:.0e} |"
-            for r in self.rows
-        ]
-        return "\n".join(head + lines)
+        head, *body = self._cells()
+        return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body))
 
-    @staticmethod
-    def _line(r: dict[str, Any]) -> str:
-        numbers = f"{r['l1']:>12.1e}{r['mass'] - 1:>12.0e}{r['minimum']:>12.0e}"
-        return f"{r['equation']:<16}{r['t']:>6g}{numbers}"
+    def _cells(self) -> list[list[str]]:
+        """Head and rows as text."""
+        lines = [["equation", "t", "L1 error", "mass - 1", "minimum"]]
+        for r in self.rows:
+            numbers = [f"{r['l1']:.1e}", f"{r['mass'] - 1:.0e}", f"{r['minimum']:.0e}"]
+            lines.append([r["equation"], f"{r['t']:g}", *numbers])
+        return lines
 
 
 def fokker_planck_check(

@@ -1,4 +1,4 @@
-"""The command line: sdekit demo | train | sample | compare | check."""
+"""The command line: sdekit demo | train | sample | compare | samplers | check."""
 
 import re
 import sys

@@ -111,6 +111,12 @@ class Denoiser(ABC):
         return a * x + b * out
 
 
+def device_of(denoiser: Denoiser) -> torch.device:
+    """Where the model is; an exact one is on the CPU."""
+    parameters = denoiser.parameters() if isinstance(denoiser, nn.Module) else iter(())
+    return next((p.device for p in parameters), torch.device("cpu"))
+
+
 def checked_output(out: Any, x: Tensor) -> Tensor:
     """A model's output if it is a tensor of the shape of x.
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from helpers import normal
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -29,11 +30,6 @@ random_betas = strategies.betas(max_steps=300)
 
 def doubles(values: float | list[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def close(a, b, rtol: float = 0.0, atol: float = 0.0) -> None:

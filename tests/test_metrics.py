@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import normal
 from scipy import stats
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -34,11 +35,6 @@ GAUSSIAN = mixture([1.0], [0.5], [2.0])
 APART = mixture([0.5, 0.5], [-50.0, 50.0], [1.0, 1.0])
 SPIKED = mixture([0.1, 0.6, 0.3], [-3.0, 0.0, 2.0], [0.01, 1.0, 0.1])
 LAWS = {"bimodal": BIMODAL, "gaussian": GAUSSIAN, "apart": APART, "spiked": SPIKED}
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def components(law: GaussianMixture, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

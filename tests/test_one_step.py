@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import log_snr_times, variance_at
 from scipy.integrate import quad
 from torch import Tensor
 
@@ -25,14 +26,6 @@ F64 = torch.float64
 VP, EDM, SUBVP, FLOW = sk.VP(), sk.EDM(), sk.SubVP(), sk.Interpolant()
 TOY = sk.GaussianMixture([0.3, 0.7], [-1.4, 0.6], 0.4)
 OPTIMAL, INTEGRATED = ss.Ancestral("optimal"), ss.EulerMaruyama("integrated")
-
-
-def variance_at(process: sk.Process, t: float, variance: float = 0.25) -> float:
-    return process.alpha(t) ** 2 * variance + process.sigma(t) ** 2
-
-
-def times_of(process: sk.Process, steps: int, t_end: float = 1e-2) -> list[float]:
-    return ss.LogSNR().times(process, steps, process.t_max, t_end * process.horizon)
 
 
 def distance(plan: Plan) -> float:
@@ -79,7 +72,7 @@ PRIMITIVES: list[tuple[sk.Process, Callable[[float], float]]] = [
     ("process", "primitive"), PRIMITIVES, ids=lambda v: "" if callable(v) else repr(v)[:40]
 )
 def test_the_integral_of_g2(process: sk.Process, primitive: Callable[[float], float]) -> None:
-    times = times_of(process, 7)
+    times = log_snr_times(process, 7)
     for pair in [*pairwise(times[1:]), (times[1], times[-1])]:
         t, s = pair
         exact = primitive(t) - primitive(s)
@@ -143,7 +136,7 @@ def test_reverse_diffusion_of_a_chain_is_the_formula() -> None:
 @pytest.mark.parametrize("process", [EDM, sk.VE(start_at_sigma_min=True)], ids=repr)
 def test_reverse_diffusion_where_the_variance_explodes(process: sk.Process) -> None:
     """The law of x + (sigma_s^2 - sigma_t^2) score + noise of that variance."""
-    times = times_of(process, 30, 1e-3)
+    times = log_snr_times(process, 30, 1e-3)
     mean, variance = 0.7, variance_at(process, times[0])
     for s, t in pairwise(times):
         v = process.sigma(s) ** 2 - process.sigma(t) ** 2
@@ -180,14 +173,14 @@ def test_a_frozen_noise_prediction_is_integrated_exactly(process: sk.Process, ta
 @pytest.mark.parametrize("process", PROCESSES, ids=repr)
 def test_the_mean_with_frozen_noise_is_exact(process: sk.Process) -> None:
     for steps in (1, 7, 40):
-        plan = ss.ItoExponential(0.8).plan(process, times_of(process, steps))
+        plan = ss.ItoExponential(0.8).plan(process, log_snr_times(process, steps))
         mean = plan.gaussian_law(0.7, 0.25, start="exact")[0].item()
         assert mean == pytest.approx(process.alpha(plan.rows[-1].t) * 0.7, rel=1e-11)
 
 
 def test_without_noise_it_is_ddim() -> None:
     for process in (VP, EDM, FLOW):
-        times = times_of(process, 9)
+        times = log_snr_times(process, 9)
         laws = [
             torch.cat(s.plan(process, times).gaussian_law([0.7, -1], [0.25, 2.0]))
             for s in (ss.ItoExponential(0.0), ss.DDIM())
@@ -202,7 +195,7 @@ def test_a_frozen_data_prediction_is_ddim_with_an_eta_of_the_step(
     process: sk.Process, tau: float
 ) -> None:
     """1 - e^(-2 tau^2 h) = eta^2 (1 - e^(-2h)): two writings of DDIM, at tau = 1 of ancestral sampling."""
-    for s, t in pairwise(times_of(process, 6)):
+    for s, t in pairwise(log_snr_times(process, 6)):
         width = process.delta_log_snr(s, t)
         eta = math.sqrt(math.expm1(-(tau**2) * width) / math.expm1(-width))
         same = [ss.DDIM(min(eta, 1.0)), ss.Ancestral()] if tau == 1 else [ss.DDIM(eta)]
@@ -248,7 +241,7 @@ def test_the_optimal_variance_is_exact_on_gaussian_data(process: sk.Process, std
 def test_an_estimate_from_data_is_within_its_error() -> None:
     """|x_0 - E[x_0 | x]|^2 / v is chi-squared: 4 standard errors of its mean over n d values."""
     target, n = sk.GaussianMixture(None, [[0.7, -1.0]], 0.5), 20_000
-    model, times = target.denoiser(VP), times_of(VP, 12)
+    model, times = target.denoiser(VP), log_snr_times(VP, 12)
     data = target.sample(n, seed=1)
     found = posterior_variances(model, times[:-1], data=data, seed=2)
     exact = posterior_variances(model, times[:-1])
@@ -338,7 +331,7 @@ def test_a_model_without_data_is_refused_before_it_is_called() -> None:
     with pytest.raises(ValueError, match="give data="):
         sk.sample(model, (4, 1), sampler=OPTIMAL, steps=5, seed=0)
     assert model.calls == 0
-    times = times_of(VP, 5)
+    times = log_snr_times(VP, 5)
     fitted = OPTIMAL.fitted(model, times, data=TOY.sample(500, seed=0))
     assert model.calls == 5
     out = sk.sample(model, (4, 1), sampler=fitted, grid=times, seed=0)
@@ -357,7 +350,7 @@ def test_a_run_fits_itself_to_an_exact_model() -> None:
 
 
 def test_a_fit_is_a_value() -> None:
-    model, times = TOY.denoiser(VP), times_of(VP, 5)
+    model, times = TOY.denoiser(VP), log_snr_times(VP, 5)
     one, same = (OPTIMAL.fitted(model, torch.tensor(times, dtype=F64)) for _ in range(2))
     other = OPTIMAL.fitted(sk.GaussianMixture(None, [0.7], 0.5).denoiser(VP), times)
     assert one == same

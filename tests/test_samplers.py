@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import variance_at
 from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
@@ -28,10 +29,6 @@ EM, DDIM, ANCESTRAL = ss.EulerMaruyama(), ss.DDIM(), ss.Ancestral()
 EXPONENTIAL = [DDIM, ss.DDIM(0.4), ss.DDIM(1.0), ANCESTRAL, ss.Ancestral("beta")]
 PLANS = [s for s in ss.ALL if isinstance(s, ss.PlanSampler)]
 STARTS = torch.tensor([-1.5, -0.7, -0.2, 0.3, 1.1, 2.0], dtype=F64)[:, None]
-
-
-def variance_at(process: sk.Process, t: float, variance: float = 0.25) -> float:
-    return process.alpha(t) ** 2 * variance + process.sigma(t) ** 2
 
 
 def times_of(

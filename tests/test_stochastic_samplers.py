@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import log_snr_times, variance_at
 from scipy.integrate import quad
 
 import sdekit as sk
@@ -30,14 +31,6 @@ BALANCED = [
     ss.DPMSolverPP2SAncestral(), ss.DPMSolverPP2SAncestral(0.5), ss.DPMSolverPP2SAncestral(0.0),
     ss.Restart(), ss.Restart(0.05, 0.4, 3, ss.DDIM()),
 ]  # fmt: skip
-
-
-def variance_at(process: sk.Process, t: float, variance: float = 0.25) -> float:
-    return process.alpha(t) ** 2 * variance + process.sigma(t) ** 2
-
-
-def times_of(process: sk.Process, steps: int, t_end: float = 1e-2) -> list[float]:
-    return ss.LogSNR().times(process, steps, process.t_max, t_end * process.horizon)
 
 
 def excess(sampler: ss.PlanSampler, steps: int, grid: ss.TimeGrid | None = None) -> float:
@@ -88,7 +81,7 @@ def test_noise_in_the_history_caps_the_weak_order_at_two(sampler: ss.PlanSampler
 @pytest.mark.parametrize("sampler", [*BALANCED, ss.AnnealedLangevin()], ids=repr)
 def test_the_mean_is_exact(sampler: ss.PlanSampler, process: sk.Process) -> None:
     for steps in (1, 9):
-        plan = sampler.plan(process, times_of(process, steps))
+        plan = sampler.plan(process, log_snr_times(process, steps))
         mean = plan.gaussian_law(0.7, 0.25, start="exact")[0].item()
         assert mean == pytest.approx(process.alpha(plan.rows[-1].t) * 0.7, rel=1e-9)
 
@@ -113,7 +106,7 @@ def test_point_data_are_exact(sampler: ss.PlanSampler, process: sk.Process) -> N
 def test_its_predictor_is_exponential_adams_bashforth(
     p: int, tau: float, process: sk.Process
 ) -> None:
-    times = times_of(process, 9)
+    times = log_snr_times(process, 9)
     assert_same_rows(
         ss.SASolver(p, 0, tau).plan(process, times), ss.ExponentialAB(p, tau).plan(process, times)
     )
@@ -121,7 +114,7 @@ def test_its_predictor_is_exponential_adams_bashforth(
 
 def test_without_noise_it_is_unipc_once_there_is_a_history() -> None:
     """Both then integrate the polynomial through three, and through four, predictions exactly."""
-    times = times_of(VP, 8)
+    times = log_snr_times(VP, 8)
     one, other = (s.plan(VP, times) for s in (ss.SASolver(3, 4, 0.0), ss.UniPC(3)))
     for k, data in enumerate(_as_functions(one, other)):
         if k >= 4:
@@ -151,18 +144,20 @@ def _as_functions(one: Plan, other: Plan) -> list[tuple[dict, dict]]:
 
 def test_noise_only_where_it_is_wanted() -> None:
     sampler = ss.SASolver(3, 4, 1.0, low=0.2, high=3.0)
-    plan = sampler.plan(VP, times_of(VP, 40))
+    plan = sampler.plan(VP, log_snr_times(VP, 40))
     for (s, t), noise in _noise_of_steps(plan):
         a, b = max(t, 0.2), min(s, 3.0)  # the part of the step in the range
         decay = math.log(b / a) if b > a else 0.0
         assert noise**2 == pytest.approx(-math.expm1(-2 * decay), rel=1e-9, abs=1e-15)
     quiet = ss.SASolver(3, 4, 1.0, low=1e4)
     assert_same_rows(
-        quiet.plan(VP, times_of(VP, 9)), ss.SASolver(3, 4, 0.0).plan(VP, times_of(VP, 9))
+        quiet.plan(VP, log_snr_times(VP, 9)), ss.SASolver(3, 4, 0.0).plan(VP, log_snr_times(VP, 9))
     )
     everywhere = ss.SASolver(3, 4, 1.0, low=1e-9, high=1e9)
     assert_same_rows(
-        everywhere.plan(VP, times_of(VP, 9)), ss.SASolver().plan(VP, times_of(VP, 9)), rel=1e-12
+        everywhere.plan(VP, log_snr_times(VP, 9)),
+        ss.SASolver().plan(VP, log_snr_times(VP, 9)),
+        rel=1e-12,
     )
 
 
@@ -196,7 +191,7 @@ def test_moments_of_a_step_with_a_jump_of_tau() -> None:
 
 
 def test_one_call_a_step_and_the_same_noise_twice() -> None:
-    plan = ss.SASolver().plan(VP, times_of(VP, 10))
+    plan = ss.SASolver().plan(VP, log_snr_times(VP, 10))
     assert plan.nfe == 10
     assert len(plan.normals) == 10
     corrected = [row for row in plan.rows if row.node is not None and not row.z][1:]
@@ -210,7 +205,7 @@ def test_one_call_a_step_and_the_same_noise_twice() -> None:
 @pytest.mark.parametrize("process", [VP, EDM, SUBVP], ids=repr)
 @pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
 def test_a_power_is_a_constant_tau(tau: float, process: sk.Process) -> None:
-    times = times_of(process, 9)
+    times = log_snr_times(process, 9)
     one, other = ss.ERSDE(1, 1 + tau**2), ss.ExponentialAB(1, tau)
     assert one.stochastic == other.stochastic
     assert_same_rows(one.plan(process, times), other.plan(process, times))
@@ -293,7 +288,7 @@ def test_panels_integrate_logistic_functions_to_1e_12() -> None:
 @pytest.mark.parametrize("process", [EDM, VP], ids=repr)
 def test_two_stages_are_the_published_loop(process: sk.Process, eta: float) -> None:
     """Written out in rho and y, with the noise levels as the published helper computes them."""
-    model, times = TOY.denoiser(process), times_of(process, 6)
+    model, times = TOY.denoiser(process), log_snr_times(process, 6)
     start = process.sigma(times[0]) * STARTS
     sampler = ss.DPMSolverPP2SAncestral(eta)
     out = sk.sample(model, (6, 1), sampler=sampler, grid=times, x_init=start, seed=5)
@@ -342,7 +337,7 @@ def test_restarts_contract_the_error(repeats: int) -> None:
 
 @pytest.mark.parametrize("process", PROCESSES, ids=repr)
 def test_a_restart_costs_the_steps_it_repeats(process: sk.Process) -> None:
-    sampler, times = ss.Restart(repeats=3), times_of(process, 20)
+    sampler, times = ss.Restart(repeats=3), log_snr_times(process, 20)
     rho = [process.node(t).rho for t in times]
     low, high = max(0.1, rho[-1]), min(1.0, rho[0])
     plan = sampler.plan(process, times)
@@ -390,7 +385,7 @@ def test_langevin_settles_at_its_biased_variance(step: float, variance: float) -
 
 @pytest.mark.parametrize("process", [sk.VE(), VP, SUBVP], ids=repr)
 def test_langevin_is_the_closed_recursion(process: sk.Process) -> None:
-    times = times_of(process, 15)
+    times = log_snr_times(process, 15)
     mean, variance = process.alpha(times[0]) * 0.3, variance_at(process, times[0])
     for s, t in pairwise(times):
         ratio, v = process.alpha(t) / process.alpha(s), variance_at(process, t)
@@ -408,7 +403,7 @@ def test_langevin_is_the_closed_recursion(process: sk.Process) -> None:
 )
 def test_what_langevin_leaves_behind(step: float, moves: int, steps: int) -> None:
     """The documented remainder v h / (moves step), to a fifth of it."""
-    nodes = [VP.node(t) for t in times_of(VP, steps)]
+    nodes = [VP.node(t) for t in log_snr_times(VP, steps)]
     h = (nodes[-1].half_log_snr - nodes[0].half_log_snr) / steps
     assert excess(ss.AnnealedLangevin(step, moves), steps) == pytest.approx(
         h / (moves * step), rel=0.2

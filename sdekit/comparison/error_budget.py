@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from sdekit.comparison.front_door import Grid, check_pair, checked_end, checked_seeds
-from sdekit.comparison.runs import Metric, default_metrics, device_of
+from sdekit.comparison.runs import Metric, default_metrics
 from sdekit.comparison.tables import Records, mean_and_error, with_error
 from sdekit.data.mixtures import GaussianMixture
-from sdekit.denoisers import Denoiser
+from sdekit.denoisers import Denoiser, device_of
 from sdekit.errors import check_integer
 from sdekit.sampling import DDIM, Sampler, sample
 from sdekit.sampling.noise import BlockNormals

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from sdekit.comparison.runs import Bench, Key, device_of
+from sdekit.comparison.runs import Bench, Key
+from sdekit.denoisers import device_of
 from sdekit.errors import CheckpointError
 
 #: Raised when the meaning of the lines changes.

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdekit import metrics as distances
 from sdekit.data.mixtures import GaussianMixture
-from sdekit.denoisers import Denoiser
+from sdekit.denoisers import Denoiser, device_of
 from sdekit.elementary import Number
 from sdekit.sampling import Sampler, TimeGrid, sample
 
@@ -113,12 +112,6 @@ class TimedDenoiser(Denoiser):
         self.seconds += time.perf_counter() - began
         self.samples += len(x)
         return out
-
-
-def device_of(denoiser: Denoiser) -> torch.device:
-    """Where the model is; an exact one is on the CPU."""
-    parameters = denoiser.parameters() if isinstance(denoiser, nn.Module) else iter(())
-    return next((p.device for p in parameters), torch.device("cpu"))
 
 
 def measured(

@@ -5,7 +5,7 @@ import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +84,12 @@ class Table(Records):
               a plan and a busy machine are no part of it (NaN where the solver chooses its steps).
         floors: by metric, what exact samples of the same number score: (mean, 95th percentile).
         n: samples a run.
+        metric_names: of the metrics.
     """
 
     floors: dict[str, tuple[float, float]]
     n: int
-    metric_names: tuple[str, ...] = field(default=())
+    metric_names: tuple[str, ...]
 
     def _cells(self) -> list[list[str]]:
         """Head, rows and floors as text."""

@@ -77,6 +77,8 @@ class FlowODE(Sampler):
     rtol: float = 1e-5
     atol: float = 1e-5
 
+    stochastic = False
+
     def __post_init__(self) -> None:
         if reason := REFUSED.get(str(self.method)):
             raise ValueError(f"method {self.method!r} is not offered: {reason}")
@@ -88,11 +90,6 @@ class FlowODE(Sampler):
     def order(self) -> int:  # type: ignore[override]
         """Order of the method."""
         return ADAPTIVE.get(self.method) or FIXED[self.method][0]
-
-    @property
-    def stochastic(self) -> bool:  # type: ignore[override]
-        """Never."""
-        return False
 
     @property
     def coupled(self) -> bool:  # type: ignore[override]

@@ -21,28 +21,16 @@ from torch import Tensor, nn
 
 from sdekit import metrics
 from sdekit.data.mixtures import ExactDenoiser, GaussianMixture
-from sdekit.denoisers import Denoiser
+from sdekit.denoisers import Denoiser, device_of
 from sdekit.errors import NumericsError, check_choice, check_integer, check_number, check_seed
 from sdekit.processes import Process
 from sdekit.sampling.computed_plan import ComputedPlan
+from sdekit.sampling.endpoint_fit import LOSSES, Family, Objective, OutOfTime, Training
 from sdekit.sampling.front_door import sample
 from sdekit.sampling.grids import GRIDS, Tabulated
 from sdekit.sampling.multistep import ExponentialAB
 from sdekit.sampling.sampler import PlanSampler, Sampler
-from sdekit.sampling.unrolled import (
-    Array,
-    Unrolled,
-    endpoint,
-    endpoint_jacobian,
-    unrolled,
-)
-
-#: rho(z) and rho'(z) of z = (error / scale)^2.
-LOSSES: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
-    "linear": (lambda z: z, np.ones_like),
-    "soft_l1": (lambda z: 2 * (np.sqrt(1 + z) - 1), lambda z: 1 / np.sqrt(1 + z)),
-    "cauchy": (np.log1p, lambda z: 1 / (1 + z)),
-}
+from sdekit.sampling.unrolled import Array, unrolled
 
 
 @dataclass(frozen=True)
@@ -206,8 +194,8 @@ def optimise_grid(
     Warns:
         UserWarning: nothing was gained on held-out trajectories, or the reference is too coarse.
     """
-    task = _Task.checked(denoiser, sampler, steps, event, t_end, truth, search, weights=False)
-    return task.run(weights=False, progress=progress)
+    task = _Task(denoiser, sampler, steps, event, t_end, truth, search, weights=False)
+    return task.run(progress)
 
 
 def optimise_plan(
@@ -233,204 +221,15 @@ def optimise_plan(
     Arguments and warnings are those of `optimise_grid`, and errors, but for a ValueError more: a sampler
     whose rows are not exact on constant predictions.
     """
-    task = _Task.checked(denoiser, sampler, steps, event, t_end, truth, search, weights=True)
-    return task.run(weights=True, progress=progress)
-
-
-# ------------------------------------------------------------------------------------ the plans
-
-
-class _Family:
-    """The plans of one sampler on all grids with N steps between two ends, by a vector of parameters.
-
-    The first N - 1 are the logarithms of the gaps between times over the last gap. The others, less 1, are
-    added to the table, each with the opposite on the row's newest prediction: sums stay. (From 1, since the
-    first trust region of a search is as large as its first parameters.)
-    """
-
-    def __init__(
-        self, sampler: PlanSampler, denoiser: Denoiser, ends: tuple[float, float], steps: int
-    ) -> None:
-        self.sampler, self.process, self.ends, self.steps = sampler, denoiser.process, ends, steps
-        self.rows = self.columns = np.zeros(0, dtype=int)
-
-    def with_weights(self, like: Unrolled) -> "_Family":
-        """The same with free weights on all predictions but the newest."""
-        new = copy.copy(self)
-        below = np.tril_indices(len(like.table), -1)
-        new.rows, new.columns = (index[below[1] > 0] for index in below)
-        return new
-
-    def parameters(self, times: Sequence[float]) -> Array:
-        """Of the sampler's own plan on a grid."""
-        gaps = -np.diff(times)
-        return self.extended(np.log(gaps[:-1] / gaps[-1]))
-
-    def extended(self, gaps: Array) -> Array:
-        """The parameters with these gaps and the sampler's own weights."""
-        return np.append(gaps, np.ones(len(self.rows)))
-
-    def times(self, parameters: Array) -> list[float]:
-        """The grid; summed from the end, where gaps are small."""
-        gaps = np.append(parameters[: self.steps - 1], 0.0)
-        gaps = np.exp(gaps - gaps.max())
-        gaps = gaps / gaps.sum() + 1e-9  # times stay apart, whatever an optimiser tries
-        start, end = self.ends
-        inner = end + (start - end) * np.cumsum(gaps[::-1])[-2::-1] / gaps.sum()
-        return [start, *inner.tolist(), end]
-
-    def at(self, parameters: Array) -> Unrolled:
-        """The plan with these parameters."""
-        form = unrolled(self.sampler.plan(self.process, self.times(parameters)))
-        free = parameters[self.steps - 1 :] - 1
-        np.add.at(form.table, (self.rows, self.columns), free)
-        np.subtract.at(form.table, (self.rows, self.rows), free)
-        return form
-
-    def slopes(self, parameters: Array) -> tuple[Array, Array]:
-        """Derivatives of its times and table: central differences in the gaps, the rest is linear."""
-        size, times, tables = len(self.at(parameters).times), [], []
-        for i in range(self.steps - 1):
-            step = np.zeros_like(parameters)
-            step[i] = 1e-5
-            more, less = self.at(parameters + step), self.at(parameters - step)
-            times.append((more.times - less.times) / 2e-5)
-            tables.append((more.table - less.table) / 2e-5)
-        for k, j in zip(self.rows, self.columns, strict=True):
-            unit = np.zeros((size, size))
-            unit[k, j], unit[k, k] = 1.0, -1.0
-            times.append(np.zeros(size))
-            tables.append(unit)
-        return np.reshape(times, (-1, size)), np.reshape(tables, (-1, size, size))
-
-
-# ----------------------------------------------------------------------------- the optimisation
-
-
-class _OutOfTime(Exception):
-    """Raised inside an optimiser when the time is up."""
-
-
-class _Objective:
-    """Endpoint errors over the training trajectories, as both optimisers want them; keeps the best."""
-
-    def __init__(self, task: "_Task", family: _Family, scale: float, bar: Any) -> None:
-        self.task, self.family, self.scale = task, family, scale
-        self.best: tuple[float, Array] = (math.inf, np.zeros(0))
-        self._bar = bar
-
-    def residuals(self, parameters: Array) -> Array:
-        """Errors of all coordinates of all trajectories, flat."""
-        task = self.task
-        if task.deadline is not None and time.perf_counter() > task.deadline and self.best[1].size:
-            raise _OutOfTime
-        task.evaluations += 1
-        if self._bar is not None:
-            self._bar.update()
-        found = endpoint(task.model, self.family.at(parameters), task.x[0]) - task.y[0]
-        errors = found.flatten().cpu().numpy()
-        if (cost := self.cost(errors)) < self.best[0]:
-            self.best = (cost, parameters.copy())
-        return errors
-
-    def cost(self, errors: Array) -> float:
-        """The loss; infinite where the endpoints are not finite."""
-        if not np.isfinite(errors).all():
-            return math.inf
-        return float(LOSSES[self.task.search.loss][0](np.square(errors / self.scale)).sum())
-
-    def jacobian(self, parameters: Array) -> Array:
-        """Derivatives of the residuals, one column a parameter."""
-        family, task = self.family, self.task
-        slopes = family.slopes(parameters)
-        found = endpoint_jacobian(task.model, family.at(parameters), *slopes, task.x[0])
-        return found.flatten(1).cpu().numpy().T
-
-    def log_cost(self, parameters: Array) -> tuple[float, Array]:
-        """Logarithm of the loss, and its gradient."""
-        errors = self.residuals(parameters)
-        cost, slope = self.cost(errors), LOSSES[self.task.search.loss][1]
-        weighted = 2 * errors / self.scale**2 * slope(np.square(errors / self.scale))
-        return math.log(cost), self.jacobian(parameters).T @ weighted / cost
-
-    def least_squares(self, parameters: Array, evaluations: int) -> None:
-        """Levenberg-Marquardt in a trust region."""
-        from scipy.optimize import least_squares
-
-        sizes = np.linalg.norm(self.jacobian(parameters), axis=0)
-        least_squares(
-            self.residuals,
-            parameters,
-            self.jacobian,  # type: ignore[arg-type]
-            loss=self.task.search.loss,
-            f_scale=self.scale,
-            # Not without bound where a parameter does nothing: at a best grid, all the times.
-            x_scale=1 / np.maximum(sizes, 0.1 * sizes.max()),
-            max_nfev=evaluations,
-        )
-
-    def descend(self, evaluations: int) -> None:
-        """BFGS from the best so far and its Gauss-Newton matrix, until five steps bring nothing."""
-        from scipy.optimize import minimize
-
-        recent = [math.inf] * 5
-
-        def stalled(intermediate_result: Any) -> None:
-            recent.append(intermediate_result.fun)
-            if recent.pop(0) - intermediate_result.fun < 1e-6:
-                raise StopIteration
-
-        cost, start = self.best
-        curvature = self.jacobian(start)
-        curvature = 2 * curvature.T @ curvature / (cost * self.scale**2)
-        values, axes = np.linalg.eigh(curvature)
-        inverse = axes / (values + 1e-3 * values[-1]) @ axes.T
-        with np.errstate(all="ignore"):
-            minimize(
-                self.log_cost,
-                start,
-                jac=True,
-                method="BFGS",
-                options={"maxiter": evaluations, "hess_inv0": 0.5 * (inverse + inverse.T)},
-                callback=stalled,
-            )
+    task = _Task(denoiser, sampler, steps, event, t_end, truth, search, weights=True)
+    return task.run(progress)
 
 
 class _Task:
-    """One call: the checked arguments, the trajectories, and the search."""
+    """One call: its checked arguments, the trajectories, and the search."""
 
     def __init__(
         self,
-        denoiser: Denoiser,
-        sampler: PlanSampler,
-        steps: int,
-        event: tuple[int, ...],
-        ends: tuple[float, float],
-        truth: GaussianMixture | None,
-        search: Search,
-    ) -> None:
-        self.began = time.perf_counter()
-        self.deadline = None if search.seconds is None else self.began + search.seconds
-        self.model, self.sampler, self.steps = _double(denoiser), sampler, steps
-        self.ends, self.truth, self.search = ends, truth, search
-        self.evaluations = 0
-        generator = torch.Generator().manual_seed(search.seed)
-        shape = (search.trajectories + search.held_out, *event)
-        draws = torch.randn(shape, generator=generator, dtype=torch.float64)
-        starts = self.model.process.prior.std * draws.to(_device(denoiser))
-        fine, coarse = (
-            self._solve(ExponentialAB(order=4), starts, steps=count, t_end=ends[1])
-            for count in (search.reference_steps, search.reference_steps // 2)
-        )
-        #: Starting states and their references: for training, and held out.
-        self.x, self.y = (
-            part.split([search.trajectories, search.held_out]) for part in (starts, fine)
-        )
-        self.reference_error = EndpointError.of(coarse, fine).rms
-
-    @classmethod
-    def checked(
-        cls,
         denoiser: Denoiser,
         sampler: PlanSampler,
         steps: int,
@@ -440,51 +239,58 @@ class _Task:
         search: Search | None,
         *,
         weights: bool,
-    ) -> "_Task":
-        """From the arguments of a call, each of them checked."""
+    ) -> None:
         if not isinstance(denoiser, Denoiser):
             raise TypeError(f"denoiser must be a Denoiser, got {denoiser!r}")
-        if not isinstance(sampler, PlanSampler):
-            raise TypeError(f"sampler must be a PlanSampler, one that is a plan, got {sampler!r}")
-        if sampler.stochastic or isinstance(sampler, ComputedPlan):
-            what = "has a grid of its own" if isinstance(sampler, ComputedPlan) else "draws normals"
-            raise ValueError(
-                f"sampler must be deterministic and run on any grid; {sampler!r} {what}"
-            )
-        steps = check_integer("steps", steps, 2)
-        exact = denoiser if isinstance(denoiser, ExactDenoiser) else None
-        if event is None and exact is None:
-            raise ValueError("event must be given: the shape of one sample, without the batch")
-        sizes = (exact.mixture.dim,) if event is None and exact else tuple(event or ())
-        sizes = tuple(check_integer(f"event[{i}]", size, 1) for i, size in enumerate(sizes))
+        _check_sampler(sampler)
+        self.sampler, self.weights = sampler, weights
+        self.steps = check_integer("steps", steps, 2)
+        exact = denoiser.mixture if isinstance(denoiser, ExactDenoiser) else None
+        event = _checked_event(event, exact)
         if truth is not None and not isinstance(truth, GaussianMixture):
             raise TypeError(f"truth must be a GaussianMixture, got {type(truth).__name__}")
+        self.truth = exact if truth is None else truth
         if not isinstance(search := Search() if search is None else search, Search):
             raise TypeError(f"search must be a Search, got {search!r}")
-        process = denoiser.process
+        self.search, process = search, denoiser.process
         end = 1e-3 * process.horizon if t_end is None else t_end
         end = check_number("t_end", end, process.t_min, process.t_max, open_high=True)
+        self.ends = process.t_max, end
         if weights:
-            _require_computable(sampler, process, (process.t_max, end), steps)
-        law = exact.mixture if truth is None and exact else truth
-        return cls(denoiser, sampler, steps, sizes, (process.t_max, end), law, search)
+            _require_computable(sampler, process, self.ends, self.steps)
+        self.began, self.model = time.perf_counter(), _double(denoiser)
+        self._draw(event)
 
-    def run(self, *, weights: bool, progress: bool) -> Optimised:
+    def _draw(self, event: tuple[int, ...]) -> None:
+        """Starting states and their references: for training, and held out."""
+        search, parts = self.search, [self.search.trajectories, self.search.held_out]
+        generator = torch.Generator().manual_seed(search.seed)
+        draws = torch.randn((sum(parts), *event), generator=generator, dtype=torch.float64)
+        starts = self.model.process.prior.std * draws.to(device_of(self.model))
+        fine, coarse = (
+            self._solve(ExponentialAB(order=4), starts, steps=count, t_end=self.ends[1])
+            for count in (search.reference_steps, search.reference_steps // 2)
+        )
+        self.x, self.y = starts.split(parts), fine.split(parts)
+        self.reference_error = EndpointError.of(coarse, fine).rms
+        deadline = None if search.seconds is None else self.began + search.seconds
+        self.training = Training(self.model, self.x[0], self.y[0], search.loss, deadline)
+
+    def run(self, progress: bool) -> Optimised:
         """Search, then measure."""
-        with torch.no_grad(), _bar(progress) as bar:
-            family = _Family(self.sampler, self.model, self.ends, self.steps)
-            name, parameters = self._best_grid(family, bar, polish=not weights)
-            form = family.at(parameters)
+        with torch.no_grad(), _bar(progress) as self.training.bar:
+            family = Family(self.sampler, self.model, self.ends, self.steps)
+            name, parameters = self._best_grid(family)
             sampler: PlanSampler = self.sampler
-            if weights:
-                family = family.with_weights(form)
-                parameters = self._improved(family, family.extended(parameters), bar)
-                form = family.at(parameters)
-                sampler = ComputedPlan.from_unrolled(self.model.process, form)
+            if self.weights:
+                family = family.with_weights(family.at(parameters))
+                parameters = self._improved(family, family.extended(parameters))
+                plan = family.at(parameters)
+                sampler = ComputedPlan.from_unrolled(self.model.process, plan)
         grid = Tabulated(tuple(family.times(parameters)))
         return self._measured(sampler, grid, name)
 
-    def _best_grid(self, family: _Family, bar: Any, *, polish: bool) -> tuple[str, Array]:
+    def _best_grid(self, family: Family) -> tuple[str, Array]:
         """The best named grid in training, and the parameters of the best grid found from the best two."""
         process, iterations = self.model.process, self.search.iterations
         starts: list[tuple[float, str, Array]] = []
@@ -493,29 +299,29 @@ class _Task:
                 parameters = family.parameters(grid.times(process, self.steps, *self.ends))
             except ValueError:
                 continue  # a grid may have no meaning for a process
-            errors = _Objective(self, family, 1.0, bar).residuals(parameters)
+            errors = self.training.errors(family.at(parameters))
             if np.isfinite(errors).all():
                 starts.append((float(np.median(np.abs(errors))), name, parameters))
         if not starts:
             raise NumericsError(f"{self.sampler!r} is not finite on any of {', '.join(GRIDS)}")
         starts.sort(key=lambda start: start[0])
         scale = max(starts[0][0], 1e-12)
-        tries = [_Objective(self, family, scale, bar) for _ in starts[:2]]
-        with suppress(_OutOfTime):
+        tries = [Objective(self.training, family, scale) for _ in starts[:2]]
+        with suppress(OutOfTime):
             for objective, (_, _, parameters) in zip(tries, starts, strict=False):
                 objective.least_squares(parameters, max(2, iterations // 4))
             better = min(tries, key=lambda objective: objective.best[0])
             better.least_squares(better.best[1], iterations)
-            if polish:
+            if not self.weights:
                 better.descend(iterations)
         return starts[0][1], min(tries, key=lambda objective: objective.best[0]).best[1]
 
-    def _improved(self, family: _Family, parameters: Array, bar: Any) -> Array:
+    def _improved(self, family: Family, parameters: Array) -> Array:
         """Better parameters by Levenberg-Marquardt."""
-        objective = _Objective(self, family, 1.0, bar)
-        errors = objective.residuals(parameters)
-        objective = _Objective(self, family, max(float(np.median(np.abs(errors))), 1e-12), bar)
-        with suppress(_OutOfTime):
+        errors = self.training.errors(family.at(parameters))
+        scale = max(float(np.median(np.abs(errors))), 1e-12)
+        objective = Objective(self.training, family, scale)
+        with suppress(OutOfTime):
             objective.least_squares(parameters, 4 * self.search.iterations)
         return objective.best[1]
 
@@ -536,7 +342,7 @@ class _Task:
             (held_out[0], held_out[1]),
             self.reference_error,
             self._distances([*ends[1], self.y[1]]),
-            self.evaluations,
+            self.training.evaluations,
             time.perf_counter() - self.began,
         )
         for warning in result.doubts():
@@ -564,6 +370,23 @@ class _Task:
         return {name: (values[0], values[1], values[2]) for name, values in found.items()}
 
 
+def _check_sampler(sampler: Any) -> None:
+    if not isinstance(sampler, PlanSampler):
+        raise TypeError(f"sampler must be a PlanSampler, one that is a plan, got {sampler!r}")
+    if sampler.stochastic or isinstance(sampler, ComputedPlan):
+        what = "has a grid of its own" if isinstance(sampler, ComputedPlan) else "draws normals"
+        raise ValueError(f"sampler must be deterministic and run on any grid; {sampler!r} {what}")
+
+
+def _checked_event(event: Sequence[int] | None, exact: GaussianMixture | None) -> tuple[int, ...]:
+    """The shape of one sample; that of an exact denoiser's mixture if not given."""
+    if event is None:
+        if exact is None:
+            raise ValueError("event must be given: the shape of one sample, without the batch")
+        event = (exact.dim,)
+    return tuple(check_integer(f"event[{i}]", size, 1) for i, size in enumerate(event))
+
+
 def _require_computable(
     sampler: PlanSampler, process: Process, ends: tuple[float, float], steps: int
 ) -> None:
@@ -587,11 +410,6 @@ def _double(denoiser: Denoiser) -> Denoiser:
     if isinstance(new, nn.Module):
         new.double().eval()
     return new
-
-
-def _device(denoiser: Denoiser) -> torch.device:
-    parameters = denoiser.parameters() if isinstance(denoiser, nn.Module) else iter(())
-    return next(parameters, torch.empty(0)).device
 
 
 def _bar(progress: bool) -> Any:

@@ -13,12 +13,15 @@ from sdekit.sampling.grids import Beta, Karras, TimeGrid
 from sdekit.sampling.sampler import PlanSampler
 from sdekit.sampling.tape import Form, Tape
 
-#: Nodes, stage weights and output weights of explicit Runge-Kutta methods (Butcher 2016).
-TABLEAUS: dict[str, tuple[tuple[float, ...], tuple[tuple[float, ...], ...], tuple[float, ...]]] = {
-    "euler": ((0,), ((),), (1,)),
-    "heun": ((0, 1), ((), (1,)), (1 / 2, 1 / 2)),
-    "midpoint": ((0, 1 / 2), ((), (1 / 2,)), (0, 1)),
+#: (order, places, stage weights, output weights) of explicit Runge-Kutta methods (Butcher 2016).
+TABLEAUS: dict[
+    str, tuple[int, tuple[float, ...], tuple[tuple[float, ...], ...], tuple[float, ...]]
+] = {
+    "euler": (1, (0,), ((),), (1,)),
+    "heun": (2, (0, 1), ((), (1,)), (1 / 2, 1 / 2)),
+    "midpoint": (2, (0, 1 / 2), ((), (1 / 2,)), (0, 1)),
     "rk4": (
+        4,
         (0, 1 / 2, 1 / 2, 1),
         ((), (1 / 2,), (0, 1 / 2), (0, 0, 1)),
         (1 / 6, 1 / 3, 1 / 3, 1 / 6),
@@ -29,10 +32,7 @@ TABLEAUS: dict[str, tuple[tuple[float, ...], tuple[tuple[float, ...], ...], tupl
 class _SingleStep(PlanSampler):
     """Partial: steps that know nothing of one another."""
 
-    @property
-    def stochastic(self) -> bool:  # type: ignore[override]
-        """Never."""
-        return False
+    stochastic = False
 
     @property
     def grid(self) -> TimeGrid:
@@ -115,15 +115,15 @@ class _RungeKutta(_SingleStep):
     @property
     def order(self) -> int:  # type: ignore[override]
         """1, 2, 2 or 4."""
-        return {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4}[self.method]
+        return TABLEAUS[self.method][0]
 
     @property
     def nfe_per_step(self) -> int | None:  # type: ignore[override]
         """Stages of the method."""
-        return len(TABLEAUS[self.method][0])
+        return len(TABLEAUS[self.method][1])
 
     def _step(self, tape: Tape, process: Process, x: Form, s: Node, t: Node) -> Form:
-        places, stages, output = TABLEAUS[self.method]
+        _, places, stages, output = TABLEAUS[self.method]
         y, start, slopes = x / s.alpha, self._clock(s), list[Form]()
         step = self._clock(t) - start
         for place, row in zip(places, stages, strict=True):

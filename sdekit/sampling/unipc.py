@@ -38,6 +38,8 @@ class UniPC(PlanSampler):
     start: str = "ramp"
     lower_order_final: bool = False
 
+    stochastic = False
+
     def __post_init__(self) -> None:
         if check_integer("p", self.p, 1) > 3:
             raise ValueError(f"p must be 1 to 3, got {self.p}")
@@ -49,11 +51,6 @@ class UniPC(PlanSampler):
     def order(self) -> int:  # type: ignore[override]
         """p + 1, of the corrected states."""
         return self.p + 1
-
-    @property
-    def stochastic(self) -> bool:  # type: ignore[override]
-        """Never."""
-        return False
 
     @property
     def grid(self) -> TimeGrid:

@@ -39,7 +39,7 @@ class Unrolled:
 
     times: Array
     table: Array
-    nodes: tuple[int | None, ...] = ()
+    nodes: tuple[int | None, ...]
 
 
 def unrolled(plan: Plan) -> Unrolled:

@@ -3,7 +3,8 @@
 `strategies` for Hypothesis needs the extra `testing`.
 """
 
+from sdekit.testing.black_box import BlackBox, Model
 from sdekit.testing.conformance import Report, check_sampler
 from sdekit.testing.extraction import affine_deviation, plan_from_sampler
 
-__all__ = ["Report", "affine_deviation", "check_sampler", "plan_from_sampler"]
+__all__ = ["BlackBox", "Model", "Report", "affine_deviation", "check_sampler", "plan_from_sampler"]

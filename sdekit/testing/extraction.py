@@ -9,25 +9,22 @@ table on a nonlinear model, so the table is held against the sampler on some bef
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from sdekit.denoisers import Prediction, conversion
 from sdekit.errors import check_choice, check_number
 from sdekit.processes import Process
 from sdekit.sampling.grids import check_times
 from sdekit.sampling.plan import Plan, Row
+from sdekit.testing.black_box import BlackBox, Model, Run, basis_run, trial, trials
 
-#: A model as samplers call it: (state, time) to its reply, in the shape of the state.
-Model = Callable[[Tensor, Any], Tensor]
-#: Anyone's sampler: (model, start) to result.
-BlackBox = Callable[[Model, Tensor], Tensor]
+__all__ = ["BlackBox", "Model", "affine_deviation", "plan_from_sampler"]
 
 
 def plan_from_sampler(
@@ -69,30 +66,19 @@ def plan_from_sampler(
     check_choice("prediction", prediction, get_args(Prediction))
     check_number("tolerance", tolerance, 0, 1, open_low=True)
     grid = None if times is None else check_times(times, process)
-    first, again, *others = (_trial(sampler, process, seed) for seed in (0, *range(6)))
-    _require_same_calls(first, again)
-    if not torch.equal(first.result, again.result):
-        raise ValueError(
-            "the sampler is not deterministic: the same start, replies and normals gave another result; it "
-            "keeps a state, or has random numbers from elsewhere than torch's normals"
-        )
-    for other in others:
-        _require_same_calls(first, other)
-    basis = _basis_run(sampler, first)
+    runs = trials(sampler, process)
+    basis = basis_run(sampler, runs[0])
     if not (at_start := _calls_at_start(basis, grid, tolerance)):
         _require_start(basis, grid, tolerance)
     label = name or getattr(sampler, "__qualname__", type(sampler).__name__)
     for t in basis.times:
         conversion(process, prediction, "data", t)  # raises where the reply is no prediction
     deviation = math.inf
-    for threshold in (
-        0.1,
-        1e-3,
-        1e-5,
-    ):  # what passes for zero in a row, tightened until the plan agrees
+    # What passes for zero in a row is tightened until the plan agrees.
+    for threshold in (0.1, 1e-3, 1e-5):
         plans = _plans(basis, prediction, grid, at_start, threshold * tolerance, label)
         for plan in sorted(plans, key=_numbers):
-            found = max(_deviation(plan, prediction, run) for run in (first, *others))
+            found = max(_deviation(plan, prediction, run) for run in runs)
             if found <= tolerance:
                 return plan
             deviation = min(deviation, found)
@@ -116,7 +102,7 @@ def affine_deviation(
     Raises:
         ValueError: the two do not call the model at the same times or draw as many normals.
     """
-    run = _trial(sampler, plan.process, seed)
+    run = trial(sampler, plan.process, seed)
     asked = [row.t for row in plan.rows if row.read is not None]
     if len(asked) != run.nfe or not np.allclose(asked, run.times, rtol=0, atol=1e-6):
         raise ValueError(f"the sampler calls the model at t = {run.times}, the plan at {asked}")
@@ -127,178 +113,7 @@ def affine_deviation(
     return _deviation(plan, prediction, run)
 
 
-# ------------------------------------------------------------------------------- running a black box
-
-
-class _Normals(TorchFunctionMode):
-    """Whatever draws normals gets them from `give(count)`, a flat tensor, instead."""
-
-    def __init__(self, give: Callable[[int], Tensor]) -> None:
-        super().__init__()
-        self._give = give
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is torch.normal:
-            return self._normal(*args, **kwargs)
-        if func is torch.Tensor.normal_:
-            drawn = self._normal(*args[1:], size=args[0].shape, dtype=args[0].dtype, **kwargs)
-            return args[0].copy_(drawn)
-        if func in (torch.randn, torch.randn_like):
-            kwargs.pop("generator", None)
-            like = (torch.zeros if func is torch.randn else torch.zeros_like)(*args, **kwargs)
-            return like.copy_(self._give(like.numel()).reshape(like.shape))
-        return func(*args, **kwargs)
-
-    def _normal(
-        self,
-        mean: Tensor | float = 0.0,
-        std: Tensor | float = 1.0,
-        size: Sequence[int] | None = None,
-        dtype: torch.dtype | None = None,
-        **placing: Any,
-    ) -> Tensor:
-        """As torch.normal; the numbers do not depend on the generator."""
-        centre, spread = torch.as_tensor(mean), torch.as_tensor(std)
-        shape = torch.broadcast_shapes(centre.shape, spread.shape) if size is None else size
-        unit = self._give(torch.Size(shape).numel()).reshape(tuple(shape))
-        drawn = (centre + spread * unit).to(dtype or torch.result_type(centre, spread))
-        return drawn if placing.get("out") is None else placing["out"].copy_(drawn)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What a black box was given, where it called the model, what it drew and what it returned."""
-
-    process: Process
-    start: Tensor
-    reply: Callable[[int, Tensor], Tensor]
-    times: list[float]
-    states: list[Tensor]
-    normals: list[Tensor]
-    result: Tensor
-
-    @property
-    def nfe(self) -> int:
-        return len(self.times)
-
-
-def _run(
-    sampler: BlackBox,
-    process: Process,
-    start: Tensor,
-    reply: Callable[[int, Tensor], Tensor],
-    normal: Callable[[int], Tensor],
-) -> _Run:
-    """Run a black box; `reply(k, x)` answers call k and `normal(m)` is draw m, in the shape of the start."""
-    times: list[float] = []
-    states: list[Tensor] = []
-    normals: list[Tensor] = []
-
-    def model(x: Tensor, t: Any) -> Tensor:
-        _require_like_start("called the model at", x, start)
-        times.append(_time(t, process))
-        states.append(x.detach().double().reshape(start.shape).clone())
-        return reply(len(times) - 1, states[-1]).to(x).reshape(x.shape)
-
-    def give(count: int) -> Tensor:
-        if count != start.numel():
-            raise ValueError(
-                f"the sampler drew {count} normals at once for a state of {start.numel()} numbers; a draw "
-                "must have the shape of the state"
-            )
-        normals.append(normal(len(normals)))
-        return normals[-1]
-
-    with torch.no_grad(), _Normals(give):
-        result = sampler(model, start.clone())
-    _require_like_start("returned", result, start)
-    result = result.detach().double().reshape(start.shape).clone()
-    if not bool(torch.isfinite(result).all()):
-        raise ValueError("the sampler returned NaN or infinity on bounded replies")
-    return _Run(process, start, reply, times, states, normals, result)
-
-
-def _trial(sampler: BlackBox, process: Process, seed: int) -> _Run:
-    """A run on a random start, random normals and a smooth nonlinear model; later seeds are larger.
-
-    The model depends on the number of the call, so that swapped replies are found out, and changes no more
-    than the state does, so that a long run does not amplify rounding.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    scale = 10.0 ** (seed % 3) / 3
-
-    def draw(_: int) -> Tensor:
-        return torch.randn(1, 7, generator=generator, dtype=torch.float64)
-
-    start, slopes = process.prior.std * draw(0), torch.tanh(draw(0))
-
-    def reply(k: int, x: Tensor) -> Tensor:
-        return scale * torch.sin(slopes * x / scale + k)
-
-    return _run(sampler, process, start, reply, draw)
-
-
-def _basis_run(sampler: BlackBox, like: _Run) -> _Run:
-    """A run on unit vectors: the start, then the replies, then the normals."""
-    unit = torch.eye(1 + like.nfe + len(like.normals), dtype=torch.float64)[:, None, :]
-    run = _run(
-        sampler,
-        like.process,
-        unit[0],
-        lambda k, x: unit[min(1 + k, like.nfe)],
-        lambda m: unit[min(1 + like.nfe + m, len(unit) - 1)],
-    )
-    _require_same_calls(like, run)
-    return run
-
-
-def _time(t: Any, process: Process) -> float:
-    """The time of a call, one for all samples."""
-    values = torch.as_tensor(t, dtype=torch.float64 if isinstance(t, float) else None)
-    if not values.is_floating_point():
-        raise TypeError(
-            f"the sampler called the model at the integer {t!r}: a label of a discrete chain is no time; "
-            "give it `lambda x, label: model(x, time_of(label))`"
-        )
-    each = values.flatten().tolist()
-    if len(set(each)) != 1:
-        raise ValueError(f"the sampler called the model at several times at once: {t!r}")
-    time = process.snap(each[0], values.dtype)
-    if not 0 <= time <= process.horizon:
-        raise ValueError(
-            f"the sampler called the model at t = {time:g}, outside [0, {process.horizon:g}] of {process}; "
-            "convert its noise levels to times"
-        )
-    return time
-
-
-def _require_like_start(what: str, x: Any, start: Tensor) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"the sampler {what} {type(x).__name__}, not a tensor")
-    if x.numel() != start.numel():
-        raise ValueError(
-            f"the sampler {what} shape {tuple(x.shape)}, its start had {tuple(start.shape)}"
-        )
-
-
-def _require_same_calls(one: _Run, other: _Run) -> None:
-    made = [f"{run.nfe} model calls and {len(run.normals)} normals" for run in (one, other)]
-    if made[0] != made[1]:
-        raise ValueError(
-            f"what the sampler does depends on the data: {made[0]} on one input, {made[1]} on another"
-        )
-    for k, (s, t) in enumerate(zip(one.times, other.times, strict=True)):
-        if s != t:
-            raise ValueError(
-                f"what the sampler does depends on the data: call {k} at t = {s:g} on one input, at "
-                f"t = {t:g} on another"
-            )
-
-
-def _calls_at_start(basis: _Run, grid: list[float] | None, tolerance: float) -> bool:
+def _calls_at_start(basis: Run, grid: list[float] | None, tolerance: float) -> bool:
     """Whether the first call is at the state that the sampler was given, and at its time."""
     if not basis.times:
         raise ValueError("the sampler never called the model")
@@ -307,12 +122,12 @@ def _calls_at_start(basis: _Run, grid: list[float] | None, tolerance: float) -> 
     return bool(there) and not _leaves_first(basis, grid)
 
 
-def _leaves_first(basis: _Run, grid: list[float] | None) -> bool:
+def _leaves_first(basis: Run, grid: list[float] | None) -> bool:
     """Whether the first call is at another time than the grid's first."""
     return grid is not None and abs(basis.times[0] - grid[0]) > 1e-6 * basis.process.horizon
 
 
-def _require_start(basis: _Run, grid: list[float] | None, tolerance: float) -> None:
+def _require_start(basis: Run, grid: list[float] | None, tolerance: float) -> None:
     """What was done before the first call is known to be a move: noise, or a step to another time."""
     first = basis.states[0].flatten()
     noise = first[1 + basis.nfe :].abs().sum()
@@ -325,9 +140,6 @@ def _require_start(basis: _Run, grid: list[float] | None, tolerance: float) -> N
         )
 
 
-# --------------------------------------------------------------------------------- from rows to a plan
-
-
 @dataclass
 class _Terms:
     """A row as weights on earlier states, on replies by call and on normals by draw."""
@@ -338,7 +150,7 @@ class _Terms:
 
 
 def _plans(
-    basis: _Run,
+    basis: Run,
     prediction: str,
     grid: list[float] | None,
     at_start: bool,
@@ -359,7 +171,7 @@ def _plans(
             yield Plan(basis.process, named, (None,) * len(basis.normals), name)
 
 
-def _closed_form(basis: _Run, prediction: str, reading: str, at_start: bool) -> np.ndarray:
+def _closed_form(basis: Run, prediction: str, reading: str, at_start: bool) -> np.ndarray:
     """Each state and the result on [start | readings | normals]; row 0 is the start itself.
 
     A reply is a x_j + b R_j in the reading R_j at the state x_j, which is one of the rows.
@@ -421,13 +233,11 @@ def _windows(k: int, calls: int) -> Iterator[tuple[list[int], int]]:
 
 
 def _assembled(
-    basis: _Run, terms: list[_Terms], reads: list[tuple[float, float]], grid: list[float] | None
+    basis: Run, terms: list[_Terms], reads: list[tuple[float, float]], grid: list[float] | None
 ) -> list[Row]:
     """Rows numbered as in a plan. A normal that enters several becomes a row that the others add."""
-    calls: list[int | None] = [
-        *range(basis.nfe),
-        None,
-    ]  # at which row each call is; not at the result
+    # The call at each row; none at the result.
+    calls: list[int | None] = [*range(basis.nfe), None]
     if len(terms) > basis.nfe:
         calls.insert(0, None)  # nor at the start
     times = [0.0 if call is None else basis.times[call] for call in calls]
@@ -467,7 +277,7 @@ def _numbers(plan: Plan) -> int:
     return sum(len(row.x) + len(row.p) + len(row.z) for row in plan.rows)
 
 
-def _deviation(plan: Plan, prediction: str, run: _Run) -> float:
+def _deviation(plan: Plan, prediction: str, run: Run) -> float:
     """Largest difference between a run's result and the plan on the same replies and normals."""
     states: list[Tensor] = []
     replies: dict[int, Tensor] = {}

@@ -135,9 +135,8 @@ def times(process: Process, domain: Domain = "readable") -> st.SearchStrategy[fl
 
     Args:
         process: whose clock it is.
-        domain: "closed" for 0 and [1e-12 T, T], "open"
-            for its inside from 1e-12 T to (1 - 1e-12) T, "readable" for
-            [t_min, t_max], where models are read.
+        domain: "closed" for 0 and [1e-12 T, T], "open" for its inside from 1e-12 T to (1 - 1e-12) T,
+            "readable" for [t_min, t_max], where models are read.
     """
     if domain not in ("closed", "open", "readable"):
         raise ValueError(f'domain must be "closed", "open" or "readable", got {domain!r}')

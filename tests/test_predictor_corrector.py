@@ -161,7 +161,7 @@ def test_norms_refuse_a_predictor_that_comes_back_to_its_start() -> None:
     """A restart from the first time is not a step of any interval; one from within the grid is."""
     x, edm = torch.ones(2, 3, dtype=F64), sk.EDM()
     sampler = ss.NormCorrector(ss.Restart(0.1, 1e4))
-    with pytest.raises(ValueError, match="predictor Restart.* comes back to its first time"):
+    with pytest.raises(ValueError, match=r"predictor Restart.* comes back to its first time"):
         sk.sample(Untouchable(), (2, 3), sampler=sampler, steps=5, x_init=x)
     times = ss.LogSNR().times(edm, 8, 80.0, 0.01)
     within = ss.NormCorrector(ss.Restart(0.1, 1.0))

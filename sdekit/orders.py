@@ -162,7 +162,12 @@ def measure_order(
     """
     if not isinstance(sampler, Sampler):
         raise TypeError(f"sampler must be a Sampler, got {sampler!r}")
-    kind = check_choice("kind", kind or ("law" if sampler.stochastic else "endpoint"), KINDS)
+    if problem is not None and not isinstance(problem, Problem):
+        raise TypeError(f"problem must be a Problem, got {type(problem).__name__}")
+    if isinstance(steps, str) or not isinstance(steps, Sequence):
+        raise TypeError(f"steps must be a sequence of step counts, got {steps!r}")
+    usual = "law" if sampler.stochastic else "endpoint"
+    kind = check_choice("kind", usual if kind is None else kind, KINDS)
     counts = [check_integer(f"steps[{i}]", count, 1) for i, count in enumerate(steps)]
     if len(counts) < 2 or any(b <= a for a, b in pairwise(counts)):
         raise ValueError(f"steps must be at least two increasing counts, got {tuple(counts)}")

@@ -77,3 +77,18 @@ def test_the_flow_takes_conditions() -> None:
 def test_unknown_methods(bad: Any) -> None:
     with pytest.raises(ValueError, match="method must be one of"):
         ss.FlowODE(bad)
+
+
+@pytest.mark.parametrize("method", [*ADAPTIVE, *FIXED])
+def test_coupled_says_whether_batch_mates_matter(method: str) -> None:
+    """At a middling tolerance, of the six starts alone and together."""
+    sampler = ss.FlowODE(method, rtol=1e-4, atol=1e-4)
+
+    def run(x: Tensor) -> Tensor:
+        return sk.sample(
+            TOY.denoiser(VP), (len(x), 1), sampler=sampler, steps=12, grid="uniform", x_init=x
+        ).x
+
+    alone = torch.cat([run(x[None]) for x in STARTS])
+    off = (run(STARTS) - alone).abs().max().item()
+    assert off > 1e-8 if sampler.coupled else off < 1e-12

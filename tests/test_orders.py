@@ -112,7 +112,10 @@ BAD = [
     (lambda: sk.measure_order(ss.DDIM(), steps=(8,)), ValueError, "at least two increasing"),
     (lambda: sk.measure_order(ss.DDIM(), steps=(8, 8)), ValueError, "at least two increasing"),
     (lambda: sk.measure_order(ss.DDIM(), steps=(8, 0)), ValueError, r"steps\[1\] must be"),
+    (lambda: sk.measure_order(ss.DDIM(), steps=8), TypeError, "steps must be a sequence"),  # type: ignore[arg-type]
+    (lambda: sk.measure_order(ss.DDIM(), "toy"), TypeError, "problem must be"),  # type: ignore[arg-type]
     (lambda: sk.measure_order(ss.DDIM(), kind="weak"), ValueError, "kind must be"),
+    (lambda: sk.measure_order(ss.DDIM(), kind=""), ValueError, "got ''"),
     (lambda: sk.measure_order(ss.DDIM(1.0), kind="endpoint"), ValueError, "draws noise"),
     (lambda: sk.measure_order(ss.FlowODE()), ValueError, "chooses its own steps"),
     (lambda: sk.measure_order(ss.TorchSDE()), ValueError, "measured on plans"),

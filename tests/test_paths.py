@@ -73,6 +73,62 @@ def test_a_shared_path_does_not_depend_on_the_batch() -> None:
     assert (run(300, 64) - run(300)).abs().max() < 1e-12
 
 
+TAUS = [1e-5, 1e-3, 0.4, 1.0, 2.5, 10.0, 100.0]
+BANDS = [(low, high) for low in (0.0, 0.05, 0.1, 0.3, 0.5) for high in (1.0, 2.0, 5.0, None)]
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        *(ss.ExponentialAB(2, tau=tau) for tau in TAUS),
+        *(ss.DPMSolverPP(tau=tau) for tau in TAUS),
+        *(ss.SASolver(tau=tau) for tau in TAUS),
+        *(ss.SASolver(low=low, high=high) for low, high in BANDS),
+    ],
+    ids=repr,
+)
+def test_any_amount_of_noise_shares_a_path(sampler: ss.PlanSampler) -> None:
+    coarse, fine = plan_of(sampler, 10), plan_of(sampler, 40)
+    parts = shared_parts(coarse, fine)
+    assert sorted(number for part in parts for number, _ in part) == [*range(len(fine.normals))]
+    for part in parts:
+        assert sum(weight**2 for _, weight in part) == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        ss.ExponentialAB(2, tau=0.4),
+        ss.DPMSolverPP(tau=1.0),
+        ss.SASolver(tau=0.4),
+        ss.SASolver(tau=1.0, low=0.1, high=3.0),
+        ss.SASolver(tau=1.5, low=0.3),
+    ],
+    ids=repr,
+)
+def test_on_point_data_the_path_decides_alone(sampler: ss.PlanSampler) -> None:
+    """Where E[x_0 | x] is constant any number of steps is exact, path by path."""
+    point = sk.GaussianMixture(None, [0.7], 1e-9)
+    runs = [
+        sk.sample(
+            point.denoiser(VP), (9, 1), sampler=sampler, steps=n, path_steps=48, seed=4, dtype=F64
+        ).x
+        for n in (6, 24, 48)
+    ]
+    assert (runs[0] - runs[2]).abs().max() < 1e-10
+    assert (runs[1] - runs[2]).abs().max() < 1e-10
+
+
+def test_a_band_that_ends_on_a_node_to_rounding_shares_a_path() -> None:
+    nodes = [VP.node(t).rho for t in ss.LogSNR().times(VP, 10, 1.0, 1e-2)]
+    for off in (-1e-13, 0.0, 1e-13):
+        sampler = ss.SASolver(low=nodes[7] * (1 + off), high=nodes[3] * (1 - off))
+        parts = shared_parts(plan_of(sampler, 10), plan_of(sampler, 40))
+        assert len(parts) >= 4
+        for part in parts:
+            assert sum(weight**2 for _, weight in part) == pytest.approx(1, abs=1e-6)
+
+
 def test_grids_that_do_not_nest_are_refused() -> None:
     with pytest.raises(ValueError, match="finer grid must hold every time"):
         shared_parts(plan_of(ss.EulerMaruyama(), 4), plan_of(ss.EulerMaruyama(), 6))

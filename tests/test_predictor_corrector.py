@@ -157,6 +157,35 @@ def test_norms_refuse_a_predictor_with_a_history(predictor: ss.PlanSampler) -> N
         sk.sample(Untouchable(), (4, 3), sampler=ss.NormCorrector(predictor), steps=4)
 
 
+def test_norms_refuse_a_predictor_that_comes_back_to_its_start() -> None:
+    """A restart from the first time is not a step of any interval; one from within the grid is."""
+    x, edm = torch.ones(2, 3, dtype=F64), sk.EDM()
+    sampler = ss.NormCorrector(ss.Restart(0.1, 1e4))
+    with pytest.raises(ValueError, match=r"predictor Restart.* comes back to its first time"):
+        sk.sample(Untouchable(), (2, 3), sampler=sampler, steps=5, x_init=x)
+    times = ss.LogSNR().times(edm, 8, 80.0, 0.01)
+    within = ss.NormCorrector(ss.Restart(0.1, 1.0))
+    out = sk.sample(GAUSS3.denoiser(edm), (2, 3), sampler=within, grid=times, seed=0)
+    assert out.nfe == ss.Restart(0.1, 1.0).plan(edm, times).nfe + 8
+
+
+@pytest.mark.parametrize("process", [sk.VE(start_at_sigma_min=True), sk.EDM()], ids=repr)
+def test_the_last_denoising_from_norms_is_the_models(process: sk.Process) -> None:
+    """The data of the state that is left without it, also at t = 0 where sigma(0) > 0."""
+    model, times = GAUSS3.denoiser(process), [process.t_max, 0.3 * process.t_max, process.t_min]
+    if process.sigma(0.0) > 0:
+        times[-1] = 0.0
+    runs = [
+        sk.sample(
+            model, (5, 3), sampler=ss.NormCorrector(), grid=times, final=final, seed=0, dtype=F64
+        ).x
+        for final in ("none", "data")
+    ]
+    alpha, sigma = process.alpha(times[-1]), process.sigma(times[-1])
+    gain = alpha * 0.25 / (alpha**2 * 0.25 + sigma**2)
+    assert (runs[1] - gain * runs[0]).abs().max() < 1e-10
+
+
 @pytest.mark.parametrize("predictor", [*ONE_STEP, ss.Ancestral(), ss.EDMHeun(churn=0.6)], ids=repr)
 @pytest.mark.parametrize("norm", ["sample", "batch"])
 def test_the_loop_with_norms_is_the_algorithm(predictor: ss.PlanSampler, norm: str) -> None:

@@ -263,6 +263,16 @@ def test_third_order_on_the_quantile_map() -> None:
     assert math.log2(errors[1] / errors[2]) == pytest.approx(3, abs=0.15)
 
 
+@pytest.mark.parametrize("power", [1.0, 2.0, 10.0, 100.0, 1000.0])
+@pytest.mark.parametrize("p", [1, 3])
+def test_any_power_is_exact_on_point_data(p: int, power: float) -> None:
+    for process in (VP, EDM):
+        times = times_of(process, 6)
+        found = ss.ERSDE(p, power).plan(process, times).gaussian_law(0.7, 0.0, start="exact")
+        assert found[0].item() == pytest.approx(process.alpha(times[-1]) * 0.7, rel=1e-11)
+        assert found[1].item() == pytest.approx(process.sigma(times[-1]) ** 2, rel=1e-11)
+
+
 def test_phi_does_not_overflow() -> None:
     process = sk.VP(schedule=sk.schedules.Constant(54.0))
     times = ss.LogSNR().times(process, 12, 1.0, 1e-2)
@@ -318,6 +328,16 @@ def test_two_stages_without_noise_follow_the_quantile_map() -> None:
         )
         errors.append((out.x - exact).abs().max().item())
     assert math.log2(errors[1] / errors[2]) == pytest.approx(2, abs=0.15)
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+@pytest.mark.parametrize("eta", [0.0, 0.7, 1.0])
+def test_two_stages_in_one_step_of_any_length(process: sk.Process, eta: float) -> None:
+    """From end to end of the process, where rho_up is rho_t to rounding; exact on point data."""
+    plan = ss.DPMSolverPP2SAncestral(eta).plan(process, [process.t_max, process.t_min])
+    mean, variance = plan.gaussian_law(0.7, 0.0, start="exact")
+    assert mean.item() == pytest.approx(process.alpha(process.t_min) * 0.7, rel=1e-10)
+    assert variance.item() == pytest.approx(process.sigma(process.t_min) ** 2, rel=1e-6)
 
 
 # ----------------------------------------------------------------------------------------- restarts
@@ -408,6 +428,35 @@ def test_what_langevin_leaves_behind(step: float, moves: int, steps: int) -> Non
     assert excess(ss.AnnealedLangevin(step, moves), steps) == pytest.approx(
         h / (moves * step), rel=0.2
     )
+
+
+def test_langevins_bias_is_not_removed_by_steps() -> None:
+    """On data of variance 0.01 the law at t = 0.01 is off by its stationary bias q / (2 - q)."""
+    sampler, exact = ss.AnnealedLangevin(1.0, 20), variance_at(VP, 1e-2, 0.01)
+    q = VP.sigma(1e-2) ** 2 / exact
+    for steps in (256, 1024):
+        law = sampler.plan(VP, times_of(VP, steps)).gaussian_law(0.7, 0.01, start="exact")
+        assert law[1].item() / exact - 1 == pytest.approx(q / (2 - q), rel=0.05)
+    assert sampler.biased
+
+
+def test_a_wrapped_bias_stays() -> None:
+    corrected = ss.PredictorCorrector()
+    churned = ss.EDMHeun(churn=20.0, noise=1.007)
+    for biased in (
+        ss.Restart(solver=corrected),
+        ss.ParallelInTime(corrected),
+        ss.PredictorCorrector(churned, reference_steps=50),
+        ss.NormCorrector(churned, reference_steps=50),
+    ):
+        assert biased.biased
+    for right in (
+        ss.Restart(),
+        ss.ParallelInTime(),
+        ss.PredictorCorrector(reference_steps=50),
+        ss.Restart(solver=ss.PredictorCorrector(reference_steps=50)),
+    ):
+        assert not right.biased
 
 
 # --------------------------------------------------------------------------------- bad hyper-parameters

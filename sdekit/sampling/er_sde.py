@@ -81,7 +81,8 @@ class ERSDE(PlanSampler):
 
     def moments(self, start: float, end: float, count: int) -> list[float]:
         """phi(end) int (rho - start)^j d(1 / phi) from start down to end, for j = 0 .. count - 1."""
-        places, weights = panels(log(end), log(start), 1.0)
+        _, steepest = self._log_noise(np.array([start]))
+        places, weights = panels(log(end), log(start), 1 / (1 + float(steepest[0])))
         rho = np.exp(places)
         log_noise, slope = self._log_noise(rho)
         (last,), _ = self._log_noise(np.array([end]))

@@ -90,6 +90,15 @@ class Semilinear:
         return readings[self.prediction](x, node)
 
 
+def noise_clock(rho: float, tau: float) -> float:
+    """rho^(-2 tau^2), whose Brownian motion is the noise of the linear part with this tau.
+
+    Near tau = 0 its differences would be lost to rounding and at large tau it would overflow, so beyond 0.1
+    and 3 the power stays: the increments are those of a clock nearby, of one path at any number of steps.
+    """
+    return rho ** (-2 * min(max(tau**2, 0.01), 10.0))
+
+
 def phi(j: int, z: float) -> float:
     """phi_j(z) = int_0^1 e^((1 - u) z) u^(j - 1) / (j - 1)! du, and phi_0 = e^z."""
     if abs(z) < 2:

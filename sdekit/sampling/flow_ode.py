@@ -93,8 +93,8 @@ class FlowODE(Sampler):
 
     @property
     def coupled(self) -> bool:  # type: ignore[override]
-        """Adaptive methods choose one step for the whole batch."""
-        return self.method in ADAPTIVE
+        """Adaptive methods choose one step for the whole batch, implicit_adams one count of iterations."""
+        return self.nfe_per_step is None
 
     @property
     def nfe_per_step(self) -> int | None:  # type: ignore[override]

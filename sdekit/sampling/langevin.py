@@ -31,6 +31,8 @@ class AnnealedLangevin(PlanSampler):
     step: float = 0.1
     moves: int = 10
 
+    biased = True
+
     def __post_init__(self) -> None:
         check_number("step", self.step, 0, 1, open_low=True)
         check_integer("moves", self.moves, 1)

@@ -31,7 +31,13 @@ import torch
 
 from sdekit.errors import check_choice, check_flag, check_integer, check_number
 from sdekit.processes import Node, Process
-from sdekit.sampling.exponential import PREDICTIONS, Semilinear, exponential_step, phi
+from sdekit.sampling.exponential import (
+    PREDICTIONS,
+    Semilinear,
+    exponential_step,
+    noise_clock,
+    phi,
+)
 from sdekit.sampling.grids import Beta, LogSNR, Power, TimeGrid
 from sdekit.sampling.quadrature import panels
 from sdekit.sampling.sampler import PlanSampler
@@ -138,7 +144,7 @@ class _Exponential(Multistep):
         flow, s = self._flow, past[0][0]
         form = flow.carry(s, t) * x + flow.scale(t) * self._integral(process, past, t)
         if self.tau:
-            z = tape.normal((s.rho ** (-2 * self.tau**2), t.rho ** (-2 * self.tau**2)))
+            z = tape.normal((noise_clock(s.rho, self.tau), noise_clock(t.rho, self.tau)))
             form = form + t.sigma * sqrt(-expm1(-2 * self.tau**2 * log(s.rho / t.rho))) * z
         return form
 

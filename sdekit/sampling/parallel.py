@@ -57,6 +57,11 @@ class ParallelInTime(Sampler):
         return self.sampler.stochastic
 
     @property
+    def biased(self) -> bool:  # type: ignore[override]
+        """As the sampler."""
+        return self.sampler.biased
+
+    @property
     def grid(self) -> TimeGrid:
         """That of the sampler."""
         return self.sampler.grid

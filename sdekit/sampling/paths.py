@@ -29,7 +29,7 @@ def shared_parts(coarse: Plan, fine: Plan) -> list[Parts]:
     )
     parts, independent = list[Parts](), len(fine.normals)
     for interval in coarse.normals:
-        if interval is None:
+        if interval is None or isclose(*interval, rel_tol=1e-9):  # a sliver has no fine increments
             parts.append(((independent, 1.0),))
             independent += 1
         else:

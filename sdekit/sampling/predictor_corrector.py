@@ -17,7 +17,6 @@ from torch import Tensor
 from sdekit.denoisers import Denoiser, conversion
 from sdekit.errors import check_choice, check_integer, check_number
 from sdekit.processes import Node, Process, expand
-from sdekit.sampling.counted import CountedDenoiser
 from sdekit.sampling.engine import CompiledPlan, Engine, Program
 from sdekit.sampling.grids import TimeGrid
 from sdekit.sampling.one_step import EulerMaruyama
@@ -56,8 +55,8 @@ class _Corrected(Sampler):
 
     @property
     def biased(self) -> bool:  # type: ignore[override]
-        """Unless r shrinks with the steps."""
-        return self.reference_steps is None
+        """Unless r shrinks with the steps, and the predictor is not."""
+        return self.reference_steps is None or self.predictor.biased
 
     def _squared_r(self, steps: int) -> float:
         """r^2, made smaller where there are more than the reference steps."""
@@ -173,7 +172,8 @@ class NormCorrector(_Corrected):
                     silent = final == "mean" and last and number == leg.normals[-1]
                     x = self._correct(engine, x, leg, engine.normal(number), silent=silent)
                 if final == "data" and last and leg.normals:
-                    x = CountedDenoiser(engine).data(x, leg.t)
+                    a, b = conversion(denoiser.process, denoiser.prediction, "data", leg.t)
+                    x = a * x + b * engine.evaluate(leg.t, x)
                 engine.reached(k, leg.t, x)
             return x
 
@@ -229,10 +229,15 @@ def _pieces(plan: Plan, corrections: int) -> Iterator[tuple[Plan, tuple[int, ...
     """The plan cut at its grid nodes, and after each piece the numbers of so many normals more.
 
     Raises:
-        ValueError: a row uses what an earlier piece has made.
+        ValueError: a row uses what an earlier piece has made, or the first node is reached twice.
     """
     numbers = count()
     cuts = [k for k, row in enumerate(plan.rows) if row.node is not None]
+    if cuts[0]:
+        raise ValueError(
+            f"predictor {plan.name} comes back to its first time, so it cannot be run an interval at a time: "
+            "take one that does not, or PredictorCorrector"
+        )
     for a, b in pairwise(cuts):
         rows = [replace(plan.rows[a], x={}, p={}, z={}, node=None)]
         for row in plan.rows[a + 1 : b + 1]:

@@ -49,6 +49,11 @@ class Restart(PlanSampler):
         return self.solver.order
 
     @property
+    def biased(self) -> bool:  # type: ignore[override]
+        """As the solver."""
+        return self.solver.biased
+
+    @property
     def grid(self) -> TimeGrid:
         """The solver's."""
         return self.solver.grid

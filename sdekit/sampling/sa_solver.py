@@ -7,6 +7,7 @@ from math import comb, exp, expm1, log, sqrt
 
 from sdekit.errors import check_integer, check_number
 from sdekit.processes import Node, Process
+from sdekit.sampling.exponential import noise_clock
 from sdekit.sampling.grids import LogSNR, TimeGrid
 from sdekit.sampling.multistep import Past, exponential_moments, integrated_lagrange, weighted
 from sdekit.sampling.sampler import PlanSampler
@@ -73,7 +74,8 @@ class SASolver(PlanSampler):
             decay = sum(tau**2 * (b - a) for a, b, tau in stretches)
             form = t.sigma / s.sigma * exp(-decay) * x + predicted
             if decay:
-                z = tape.normal((s.rho**-2, t.rho**-2))
+                first, last = (noise_clock(rho, self.tau) for rho in self._noisy(s, t))
+                z = tape.normal((first, last))
                 form = form + t.sigma * sqrt(-expm1(-2 * decay)) * z
             x = tape.node(form, t)
             if t is nodes[-1]:
@@ -86,11 +88,14 @@ class SASolver(PlanSampler):
 
     def _stretches(self, s: Node, t: Node) -> Stretches:
         """The step cut where tau changes."""
-        first = s.rho if self.high is None else min(max(self.high, t.rho), s.rho)
-        last = min(max(self.low, t.rho), first)
-        a, b, h = (log(s.rho / rho) for rho in (first, last, t.rho))
+        a, b, h = (log(s.rho / rho) for rho in (*self._noisy(s, t), t.rho))
         cuts = [(0.0, a, 0.0), (a, b, self.tau), (b, h, 0.0)]
         return [(low, high, tau) for low, high, tau in cuts if high > low]
+
+    def _noisy(self, s: Node, t: Node) -> tuple[float, float]:
+        """rho where the noise of the step begins and ends; the same twice if it has none."""
+        first = s.rho if self.high is None else min(max(self.high, t.rho), s.rho)
+        return first, min(max(self.low, t.rho), first)
 
 
 def adams(past: Past, s: Node, stretches: Stretches) -> Form:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import expm1, log, sqrt
+from math import exp, expm1, log, sqrt
 
 from sdekit.errors import check_number
 from sdekit.processes import Node, Process
@@ -45,7 +45,8 @@ class DPMSolverPP2SAncestral(PlanSampler):
         for s, t in pairwise(nodes):
             h = t.half_log_snr - s.half_log_snr
             up = self.eta * t.rho * sqrt(-expm1(-2 * h))
-            down = sqrt(t.rho**2 - up**2)
+            # rho_t^2 - rho_up^2, where a long step leaves nothing of the difference
+            down = t.rho * sqrt((1 - self.eta) * (1 + self.eta) + self.eta**2 * exp(-2 * h))
             h, y = log(s.rho / down), x / s.alpha
             # With eta = 1 the middle of the step is t itself.
             u = process.node_at_log_snr(min(2 * s.half_log_snr + h, 2 * t.half_log_snr))

@@ -267,7 +267,7 @@ def test_third_order_on_the_quantile_map() -> None:
 @pytest.mark.parametrize("p", [1, 3])
 def test_any_power_is_exact_on_point_data(p: int, power: float) -> None:
     for process in (VP, EDM):
-        times = times_of(process, 6)
+        times = log_snr_times(process, 6)
         found = ss.ERSDE(p, power).plan(process, times).gaussian_law(0.7, 0.0, start="exact")
         assert found[0].item() == pytest.approx(process.alpha(times[-1]) * 0.7, rel=1e-11)
         assert found[1].item() == pytest.approx(process.sigma(times[-1]) ** 2, rel=1e-11)
@@ -435,7 +435,7 @@ def test_langevins_bias_is_not_removed_by_steps() -> None:
     sampler, exact = ss.AnnealedLangevin(1.0, 20), variance_at(VP, 1e-2, 0.01)
     q = VP.sigma(1e-2) ** 2 / exact
     for steps in (256, 1024):
-        law = sampler.plan(VP, times_of(VP, steps)).gaussian_law(0.7, 0.01, start="exact")
+        law = sampler.plan(VP, log_snr_times(VP, steps)).gaussian_law(0.7, 0.01, start="exact")
         assert law[1].item() / exact - 1 == pytest.approx(q / (2 - q), rel=0.05)
     assert sampler.biased
 

@@ -21,7 +21,9 @@ from sdekit.testing import check_sampler
 Nodes = Sequence[Node]
 
 
-@pytest.mark.parametrize("sampler", ss.ALL, ids=repr)
+@pytest.mark.parametrize(
+    "sampler", [*ss.ALL, ss.DPMSolverPP(3, tau=1.0), ss.ExponentialAB(3, tau=1.0)], ids=repr
+)
 def test_every_sampler_holds_to_its_claims(sampler: ss.Sampler) -> None:
     report = check_sampler(sampler)
     assert report.passed, str(report)

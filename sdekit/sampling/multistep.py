@@ -126,6 +126,11 @@ class _Exponential(Multistep):
         return self.tau > 0
 
     @property
+    def law_order(self) -> int:
+        """At most 2 with tau > 0."""
+        return min(self.order, 2) if self.tau else self.order
+
+    @property
     def grid(self) -> TimeGrid:
         """Beta: 8.0 for data, 4.0 for noise, 6.0 for v, 5.0 for flow; with tau > 0 uniform in log-SNR."""
         if self.tau:

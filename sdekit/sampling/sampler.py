@@ -39,6 +39,11 @@ class Sampler(ABC):
     coupled: bool = False
 
     @property
+    def law_order(self) -> int:
+        """The order to hold it to: `order`, or less where the noise of its history caps that of the law."""
+        return self.order
+
+    @property
     def grid(self) -> TimeGrid:
         """The grid it uses unless told otherwise: uniform in t."""
         return _UNIFORM

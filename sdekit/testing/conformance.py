@@ -191,7 +191,7 @@ def _order(sampler: Sampler) -> None:
         return
     found = measure_order(sampler, steps=(64, 128, 256))
     slope = found.octaves[-1]
-    assert slope >= sampler.order - 0.15, f"order {slope:.2f}, declared {sampler.order}"
+    assert slope >= sampler.law_order - 0.15, f"order {slope:.2f}, declared {sampler.law_order}"
 
 
 def _law(sampler: Sampler) -> None:

@@ -21,15 +21,15 @@ from sdekit.testing import check_sampler
 Nodes = Sequence[Node]
 
 
-# On its own grid its error falls faster than order 4 to 64 steps and slower from there: see
-# test_flow_prediction, where the order is measured on a grid on which it shows.
-STRAIGHT = ss.ExponentialAB(4, prediction="flow", clock=ss.FlowTime())
+# On their own grids these do not fall as n^-4 from 128 to 256 steps: v prediction falls faster, and of the
+# straight path the start shows. Their order is measured in test_exponential and test_flow_prediction.
+FOURTH = [s for s in ss.ALL if isinstance(s, ss.ExponentialAB) and s.order == 4]
 
 
 @pytest.mark.parametrize("sampler", ss.ALL, ids=repr)
 def test_every_sampler_holds_to_its_claims(sampler: ss.Sampler) -> None:
     report = check_sampler(sampler)
-    assert report.failures.keys() <= ({"order"} if sampler == STRAIGHT else set()), str(report)
+    assert report.failures.keys() <= ({"order"} if sampler in FOURTH else set()), str(report)
 
 
 # ------------------------------------------------------------------------------- negative controls

@@ -63,12 +63,13 @@ def test_the_three_references_agree() -> None:
 # ------------------------------------------------------------------------------------------- samplers
 
 
-# Its ramp shows below 1e-6 on its own grid, before the octave; its order is in test_flow_prediction.
-STRAIGHT = ss.ExponentialAB(4, prediction="flow", clock=ss.FlowTime())
+# On their own grids these do not fall as n^-4 from 128 to 256 steps: v prediction falls faster, and of the
+# straight path the start shows. Their order is measured in test_exponential and test_flow_prediction.
+FOURTH = [s for s in ss.ALL if isinstance(s, ss.ExponentialAB) and s.order == 4]
 
 
 @pytest.mark.parametrize(
-    "sampler", [s for s in PLANS if not s.stochastic and s != STRAIGHT], ids=repr
+    "sampler", [s for s in PLANS if not s.stochastic and s not in FOURTH], ids=repr
 )
 def test_deterministic_samplers_have_their_order(sampler: ss.Sampler) -> None:
     """On the two-mode mixture; the finest octave.

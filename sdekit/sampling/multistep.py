@@ -191,8 +191,8 @@ class ExponentialAB(_AdamsBashforth):
     solution to rounding, for any clock and on any grid.
 
     Order 4 in flow prediction and the clock FlowTime() is Adams-Bashforth on the straight path between data
-    and noise, for any process. With the exact score it is the nearest of all on a two-mode mixture, a ring of
-    eight modes and random mixtures in 16 dimensions for 10 to 20 calls, and v prediction from 100 on
+    and noise, for any process. With the exact score nothing comes nearer at ten calls, on a two-mode mixture,
+    a ring of eight modes and a mixture in 16 dimensions; with more, v prediction in LogSNR() often does
     (docs/benchmarks.md). Its ramp leaves an error of second order, 1e-7 on the two-mode mixture. With that
     clock a grid must not crowd at the noisy end, as log-SNR and that of Karras et al. do.
 

@@ -161,7 +161,9 @@ def measure_order(
         ValueError, TypeError: an argument, or a kind that this sampler or problem does not have.
     """
     if not isinstance(sampler, Sampler):
-        raise TypeError(f"sampler must be a Sampler, got {sampler!r}")
+        raise TypeError(
+            f"sampler must be a Sampler such as sk.samplers.DDIM(), got {type(sampler).__name__}"
+        )
     kind = check_choice("kind", kind or ("law" if sampler.stochastic else "endpoint"), KINDS)
     counts = [check_integer(f"steps[{i}]", count, 1) for i, count in enumerate(steps)]
     if len(counts) < 2 or any(b <= a for a, b in pairwise(counts)):

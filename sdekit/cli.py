@@ -284,19 +284,19 @@ def check(
     exact output law: how many standard errors the samples' mean and variance are off.
     """
     from sdekit.checks import fokker_planck_check, law_check
-    from sdekit.comparison import short_name
+    from sdekit.comparison.tables import short_names
 
     _check_device(device)
     result = fokker_planck_check(cells)
     typer.echo(f"{result}\n")
     rows = law_check(n, seed=seed, device=device)
-    typer.echo(
-        f"{'sampler on N(0.7, 0.25), 20 steps':<36}{'mean':>9}{'variance':>10}{'off by':>14}"
-    )
+    names, head = short_names([row["sampler"] for row in rows]), "sampler on N(0.7, 0.25), 20 steps"
+    width = max(map(len, (head, *names.values()))) + 2
+    typer.echo(f"{head:<{width}}{'mean':>9}{'variance':>10}{'off by':>14}")
     for row in rows:
         law = f"{row['mean']:>9.5f}{row['variance']:>10.5f}"
         off = f"{row['z_mean']:+.1f}, {row['z_variance']:+.1f} se"
-        typer.echo(f"{short_name(row['sampler']):<36}{law}{off:>14}")
+        typer.echo(f"{names[row['sampler']]:<{width}}{law}{off:>14}")
     if out is not None:
         from sdekit import plotting
 
@@ -349,6 +349,9 @@ def _kebab(name: str) -> str:
 def _choose(what: str, name: str, known: dict[str, Any]) -> Any:
     from sdekit.errors import check_choice
 
+    # The class's own name, and its words run together, mean the same.
+    spelt = {known_name.replace("-", ""): known_name for known_name in known}
+    name = spelt.get(name.lower().replace("-", ""), name)
     return known[check_choice(what, name, tuple(known))]
 
 

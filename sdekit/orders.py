@@ -161,7 +161,9 @@ def measure_order(
         ValueError, TypeError: an argument, or a kind that this sampler or problem does not have.
     """
     if not isinstance(sampler, Sampler):
-        raise TypeError(f"sampler must be a Sampler, got {sampler!r}")
+        raise TypeError(
+            f"sampler must be a Sampler such as sk.samplers.DDIM(), got {type(sampler).__name__}"
+        )
     if problem is not None and not isinstance(problem, Problem):
         raise TypeError(f"problem must be a Problem, got {type(problem).__name__}")
     if isinstance(steps, str) or not isinstance(steps, Sequence):

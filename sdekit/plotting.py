@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sdekit.comparison.tables import Table, grid_name, short_names
 from sdekit.data.mixtures import GaussianMixture
+from sdekit.errors import check_choice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -257,6 +258,7 @@ def error_against_nfe(
     floors (of errors in which nothing is random) show ten decades, and order 4. Panels are `width` inches
     wide.
     """
+    _check_tables(tables, metric)
     rows = [r for t in tables.values() for r in t.rows]
     curves = list(dict.fromkeys(map(_Curve.of, rows)))
     families = sorted({c.stochastic for c in curves})
@@ -283,6 +285,13 @@ def error_against_nfe(
         panels[0].text(0.02, 0.02, note, transform=panels[0].transAxes, fontsize=7.5)
     figure.suptitle(title)
     return figure
+
+
+def _check_tables(tables: Any, metric: str) -> None:
+    if not isinstance(tables, Mapping):
+        raise TypeError(f"tables must be tables by name, got {type(tables).__name__}")
+    for table in tables.values():
+        check_choice("metric", metric, table.metric_names)
 
 
 def _decades(tables: Iterable[Table], metric: str) -> tuple[float, float]:

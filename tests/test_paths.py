@@ -134,7 +134,7 @@ def test_grids_that_do_not_nest_are_refused() -> None:
         shared_parts(plan_of(ss.EulerMaruyama(), 4), plan_of(ss.EulerMaruyama(), 6))
     with pytest.raises(ValueError, match="path_steps is for plans"):
         sk.sample(TOY.denoiser(VP), (2, 1), sampler=ss.TorchSDE(), steps=4, path_steps=8)
-    with pytest.raises(ValueError, match="steps = 8 does not fit"):
+    with pytest.raises(ValueError, match="path_steps needs a grid that can be refined"):
         sk.sample(
             TOY.denoiser(VP), (2, 1), sampler=ss.DDIM(1.0), grid=[1.0, 0.5, 0.1], path_steps=8
         )

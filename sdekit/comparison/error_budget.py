@@ -7,7 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdekit.comparison.front_door import Grid, check_pair, checked_end, checked_seeds
+from sdekit.comparison.front_door import (
+    Grid,
+    check_pair,
+    checked_end,
+    checked_metrics,
+    checked_seeds,
+)
 from sdekit.comparison.runs import Metric, default_metrics
 from sdekit.comparison.tables import Records, mean_and_error, with_error
 from sdekit.data.mixtures import GaussianMixture
@@ -104,7 +110,7 @@ def error_budget(
         raise ValueError(f"seeds must be at least two, for a standard error; got {seeds!r}")
     if t_end is not None:
         checked_end(t_end, denoiser.process)
-    chosen = default_metrics(truth) if metrics is None else dict(metrics)
+    chosen = default_metrics(truth) if metrics is None else checked_metrics(metrics)
     law = truth.at(denoiser.process, 0.0)
     how = {"sampler": sampler or DDIM(), "steps": steps, "grid": grid, "t_end": t_end}
     found: dict[str, list[list[float]]] = {name: [] for name in chosen}

@@ -83,7 +83,7 @@ def compare(
     """
     check_pair(denoiser, truth)
     end, n = checked_end(t_end, denoiser.process), check_integer("n", n, 2)
-    chosen = default_metrics(truth) if metrics is None else dict(metrics)
+    chosen = default_metrics(truth) if metrics is None else checked_metrics(metrics)
     bench = Bench(denoiser, truth.at(denoiser.process, end), chosen, n, end)
     groups = _groups(samplers, steps, seeds, grid, bench)
     if executor is not None:
@@ -104,6 +104,18 @@ def check_pair(denoiser: Denoiser, truth: GaussianMixture) -> None:
         raise TypeError(f"denoiser must be a Denoiser, got {type(denoiser).__name__}")
     if not isinstance(truth, GaussianMixture):
         raise TypeError(f"truth must be a GaussianMixture, got {type(truth).__name__}")
+
+
+def checked_metrics(metrics: Any) -> dict[str, Metric]:
+    """Functions by name."""
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"metrics must be functions by name, got {metrics!r}")
+    for name, metric in metrics.items():
+        if not callable(metric):
+            raise TypeError(
+                f"metrics[{name!r}] must be callable as metric(samples, law), got {metric!r}"
+            )
+    return dict(metrics)
 
 
 def checked_end(t_end: float | None, process: Process) -> float:

@@ -1,6 +1,7 @@
 """Records with names: read as text, Markdown, CSV or a data frame."""
 
 import csv
+import hashlib
 import importlib
 import math
 from abc import ABC, abstractmethod
@@ -135,7 +136,9 @@ def _number(value: float, form: str) -> str:
 
 
 def grid_name(grid: str) -> str:
-    """The name of a grid that has one, by its repr; else the repr."""
+    """The name of a grid that has one, by its repr; else the repr, its times as a digest."""
+    if grid.startswith("Tabulated("):
+        return f"Tabulated({hashlib.sha256(grid.encode()).hexdigest()[:8]})"
     return next((name for name, known in GRIDS.items() if repr(known) == grid), grid)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sdekit.denoisers import Denoiser
-from sdekit.sampling.plan import Plan
+from sdekit.sampling.plan import Plan, check_plan
 
 
 def invert(plan: Plan, denoiser: Denoiser, tail: Sequence[Tensor]) -> Tensor:
@@ -26,6 +26,7 @@ def invert(plan: Plan, denoiser: Denoiser, tail: Sequence[Tensor]) -> Tensor:
     Raises:
         ValueError: the plan adds noise, the tail is too short, or a row cannot be solved for one state.
     """
+    check_plan(plan)
     if plan.stochastic:
         raise ValueError(f"{plan.name} adds noise: only deterministic plans are inverted")
     last = len(plan.rows) - 1
@@ -76,6 +77,7 @@ def sensitivity(plan: Plan, variances: Tensor | float) -> Tensor:
     Returns:
         float64 (nfe, d).
     """
+    check_plan(plan)
     spread = torch.as_tensor(variances, dtype=torch.float64).reshape(-1)
     if bool((spread < 0).any()):
         raise ValueError(f"variances must be >= 0, got {spread.tolist()}")

@@ -87,7 +87,8 @@ def sample(
         sampler: one of `sdekit.samplers`; DDIM() if not given.
         steps: intervals of the grid; if not given 50, or those of a `Tabulated` grid. N steps: N + 1 times.
         grid: None (the sampler's own), a name ("uniform", "quadratic", "cubic", "karras", "log-snr",
-            "angle", "cosine", "beta", "beta6"), a `TimeGrid`, or the N + 1 decreasing times themselves.
+            "angle", "flow-time", "cosine", "beta", "beta6"), a `TimeGrid`, or the N + 1 decreasing times
+            themselves.
         t_start: where to start, t_max of the process if not given; lower needs `x_init`.
         t_end: where to stop, 1e-3 T if not given; 0 (plans only) ends with E[x_0 | x] where sigma(0) = 0.
         final: "none" stops at t_end; "mean" drops the noise of the last step; "data" ends with E[x_0 | x] at
@@ -123,6 +124,7 @@ def sample(
     program = sampler.program(denoiser, times, final)
     plan, finer = plan_of(program), None
     if path_steps is not None:
+        _check_path_steps(path_steps, len(times) - 1, grid)
         fine = _times(sampler, denoiser.process, path_steps, grid, t_start, t_end)
         finer = plan_of(sampler.program(denoiser, fine, final))
         if plan is None or finer is None:
@@ -254,6 +256,15 @@ def _check_start(process: Process, t: float, x_init: Tensor | None) -> None:
             f"starting at t = {t:g}, below t_max = {process.t_max:g}, needs x_init: the prior is the law at "
             "the end only"
         )
+
+
+def _check_path_steps(path_steps: Any, steps: int, grid: Any) -> None:
+    if not (grid is None or isinstance(grid, (str, TimeGrid))):
+        raise ValueError(
+            "path_steps needs a grid that can be refined: a name or a TimeGrid, not times"
+        )
+    if check_integer("path_steps", path_steps, 1) % steps:
+        raise ValueError(f"path_steps must be a multiple of steps = {steps}, got {path_steps}")
 
 
 def _check_cond(cond: Any, n: int) -> None:

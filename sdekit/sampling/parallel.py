@@ -41,7 +41,7 @@ class ParallelInTime(Sampler):
 
     def __post_init__(self) -> None:
         if not isinstance(self.sampler, PlanSampler):
-            raise TypeError(f"sampler must be a PlanSampler, got {type(self.sampler).__name__}")
+            raise TypeError(f"sampler must be a PlanSampler, got {self.sampler!r}")
         check_number("tolerance", self.tolerance, 0, open_low=True)
         if self.sweeps is not None:
             check_integer("sweeps", self.sweeps, 1)

@@ -11,6 +11,7 @@ From the table alone follow the cost, the memory, the exact output law on Gaussi
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -124,6 +125,7 @@ class Plan:
         Raises:
             ValueError: the plans make different numbers of calls or draw different numbers of normals.
         """
+        check_plan(other, "other")
         return differences(self, other, tol)
 
     def native(self, prediction: str) -> "Plan":
@@ -182,6 +184,12 @@ class Plan:
             law.keep({r for r in law.means if self.last_use.get(r, -1) > k})
         last = ("x", len(self.rows) - 1)
         return law.means[last], law.covariance(last, last)
+
+
+def check_plan(plan: Any, name: str = "plan") -> None:
+    """Refuse what is no plan: most often a sampler, whose plan needs a process and times."""
+    if not isinstance(plan, Plan):
+        raise TypeError(f"{name} must be a Plan such as sampler.plan(process, times), got {plan!r}")
 
 
 def _nonzero(weights: Mapping[int, float]) -> dict[int, float]:

@@ -74,6 +74,8 @@ class PlanSampler(Sampler):
                 call).
         """
         check_choice("final", final, FINAL)
+        if not isinstance(process, Process):
+            raise TypeError(f"process must be a Process such as sk.VP(), got {process!r}")
         nodes = [process.node(t, i) for i, t in enumerate(check_times(times, process))]
         tape = Tape(process)
         x = tape.start(nodes[0])

@@ -31,6 +31,10 @@ class Form:
         return self + other * -1.0
 
     def __mul__(self, weight: float) -> "Form":
+        if isinstance(weight, Form):
+            raise TypeError(
+                "a plan is affine: states, predictions and normals cannot be multiplied"
+            )
         return Form({key: c * weight for key, c in self.terms.items()})
 
     __rmul__ = __mul__

@@ -63,6 +63,10 @@ def plan_from_sampler(
         ValueError: the sampler is not affine (with its deviation), decides by the data how often or where it
             calls the model, is not deterministic given its normals, or starts elsewhere than at its start.
     """
+    if not callable(sampler):
+        raise TypeError(f"sampler must be callable as sampler(model, x), got {sampler!r}")
+    if not isinstance(process, Process):
+        raise TypeError(f"process must be a Process such as sk.VP(), got {process!r}")
     check_choice("prediction", prediction, get_args(Prediction))
     check_number("tolerance", tolerance, 0, 1, open_low=True)
     grid = None if times is None else check_times(times, process)

@@ -111,3 +111,14 @@ def test_tabulated_times_are_a_digest_where_they_are_read():
     one, other = (repr(ss.Tabulated((1.0, t, 1 / math.pi))) for t in (0.5, 0.6))
     assert len(grid_name(one)) < 25
     assert grid_name(one) != grid_name(other)
+
+
+def test_a_formula_must_return_its_last_state():
+    class Forgetful(sk.samplers.DDIM):
+        def write(self, tape, process, nodes, x):
+            super().write(tape, process, nodes, x)
+
+    with pytest.raises(
+        TypeError, match="Forgetful.write must return the last state, a Form, got None"
+    ):
+        Forgetful().plan(sk.VP(), [1.0, 0.5, 0.1])

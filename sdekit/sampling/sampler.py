@@ -86,6 +86,9 @@ class PlanSampler(Sampler):
             inner = inner[1:]
         if len(inner) > 1:
             x = self.write(tape, process, inner, x)
+            if not isinstance(x, Form):
+                name = type(self).__name__
+                raise TypeError(f"{name}.write must return the last state, a Form, got {x!r}")
         if nodes[-1].sigma == 0:
             tape.node(tape.data(x, inner[-1]), nodes[-1])
         elif final == "data":

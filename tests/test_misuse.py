@@ -119,6 +119,6 @@ def test_a_formula_must_return_its_last_state():
             super().write(tape, process, nodes, x)
 
     with pytest.raises(
-        TypeError, match="Forgetful.write must return the last state, a Form, got None"
+        TypeError, match=r"Forgetful\.write must return the last state, a Form, got None"
     ):
         Forgetful().plan(sk.VP(), [1.0, 0.5, 0.1])

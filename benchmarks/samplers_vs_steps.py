@@ -73,6 +73,7 @@ CHOSEN = (
     sk.samplers.DEIS(),
     sk.samplers.UniPC(),
     sk.samplers.ExponentialAB(order=4, prediction="v"),
+    sk.samplers.ExponentialAB(order=4, prediction="flow", clock=sk.samplers.FlowTime()),
     sk.samplers.ExponentialRK(),
 )
 TITLES = {

@@ -87,7 +87,8 @@ def sample(
         sampler: one of `sdekit.samplers`; DDIM() if not given.
         steps: intervals of the grid, 50 if not given; N steps are N + 1 times.
         grid: None (the sampler's own), a name ("uniform", "quadratic", "cubic", "karras", "log-snr",
-            "angle", "cosine", "beta", "beta6"), a `TimeGrid`, or the N + 1 decreasing times themselves.
+            "angle", "flow-time", "cosine", "beta", "beta6"), a `TimeGrid`, or the N + 1 decreasing times
+            themselves.
         t_start: where to start, t_max of the process if not given; lower needs `x_init`.
         t_end: where to stop, 1e-3 T if not given; 0 (plans only) ends with E[x_0 | x] where sigma(0) = 0.
         final: "none" stops at t_end; "mean" drops the noise of the last step; "data" ends with E[x_0 | x] at

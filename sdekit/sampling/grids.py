@@ -290,6 +290,7 @@ GRIDS: dict[str, TimeGrid] = {
     "karras": Karras(),
     "log-snr": LogSNR(),
     "angle": Angle(),
+    "flow-time": FlowTime(),
     "cosine": Cosine(),
     "beta": Beta(),
     "beta6": Beta(6.0),

@@ -70,7 +70,6 @@ CHOSEN = (
     sk.samplers.EDMHeun(),
     sk.samplers.DPMSolver(order=3),
     sk.samplers.DPMSolverPP(),
-    sk.samplers.DEIS(),
     sk.samplers.UniPC(),
     sk.samplers.ExponentialAB(order=4, prediction="v"),
     sk.samplers.ExponentialAB(order=4, prediction="flow", clock=sk.samplers.FlowTime()),

@@ -149,16 +149,16 @@ def short_name(sampler: str) -> str:
 
 
 def short_names(samplers: Iterable[str]) -> dict[str, str]:
-    """Short names by repr; samplers of one class show the arguments in which they differ too."""
+    """Short names by repr; samplers of one class show as many arguments as tell them apart."""
     parsed = {sampler: _arguments(sampler) for sampler in samplers}
     short = {}
     for sampler, (name, arguments) in parsed.items():
-        others = [given for other, given in parsed.values() if other == name]
-        shown = [
-            key
-            for i, (key, value) in enumerate(arguments.items())
-            if i == 0 or any(given.get(key) != value for given in others)
-        ]
+        alike = [given for other, given in parsed.values() if other == name]
+        shown = list(arguments)[:1]
+        for key, value in arguments.items():
+            if key not in shown and any(given.get(key) != value for given in alike):
+                shown.append(key)
+            alike = [given for given in alike if given.get(key) == value]
         short[sampler] = f"{name}({', '.join(_shown(name, arguments, shown))})"
     return short
 
@@ -182,5 +182,6 @@ def _shown(name: str, arguments: Mapping[str, str], keys: Sequence[str]) -> list
     shown = []
     for i, key in enumerate(keys):
         value = arguments[key].partition("(")[0].strip("'")
-        shown.append(value if i == 0 and name != "DDIM" else f"{key}={value}")
+        word = value[:1].isalpha()  # which says by itself what it is
+        shown.append(value if word or (i == 0 and name != "DDIM") else f"{key}={value}")
     return shown

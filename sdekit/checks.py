@@ -17,6 +17,7 @@ from sdekit.pde.arguments import cell_averages
 from sdekit.processes import VP, Heat, Process
 from sdekit.sampling import ALL, PlanSampler, Sampler, sample
 from sdekit.sampling.engine import Engine
+from sdekit.sampling.grids import usual_end
 from sdekit.sampling.noise import BlockNormals
 
 
@@ -170,7 +171,7 @@ def precision_audit(
     """
     process = denoiser.process
     steps = check_integer("steps", steps, 1)
-    end = 1e-3 * process.horizon if t_end is None else t_end
+    end = usual_end(process) if t_end is None else t_end
     times = sampler.grid.times(process, steps, process.t_max, end)
     program = sampler.program(denoiser, times, "none")
     n, event = shape[0], tuple(shape[1:])

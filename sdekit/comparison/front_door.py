@@ -26,7 +26,7 @@ from sdekit.errors import check_integer, check_number, check_seed
 from sdekit.processes import Process
 from sdekit.sampling import Sampler, TimeGrid
 from sdekit.sampling.front_door import evaluating
-from sdekit.sampling.grids import check_times, resolve_grid
+from sdekit.sampling.grids import check_times, resolve_grid, usual_end
 
 #: What `sample(grid=)` may be.
 Grid = str | TimeGrid | Tensor | Sequence[float] | None
@@ -121,7 +121,7 @@ def checked_metrics(metrics: Any) -> dict[str, Metric]:
 def checked_end(t_end: float | None, process: Process) -> float:
     """Where samples stop, 1e-3 T if not given."""
     if t_end is None:
-        return 1e-3 * process.horizon
+        return usual_end(process)
     return check_number("t_end", t_end, 0, process.t_max, open_high=True)
 
 

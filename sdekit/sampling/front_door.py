@@ -17,7 +17,7 @@ from sdekit.denoisers import Denoiser
 from sdekit.errors import NumericsError, check_choice, check_finite, check_integer, check_seed
 from sdekit.processes import Process
 from sdekit.sampling.engine import Callback, Engine, Program, Stop, plan_of
-from sdekit.sampling.grids import Tabulated, TimeGrid, check_times, resolve_grid
+from sdekit.sampling.grids import Tabulated, TimeGrid, check_times, resolve_grid, usual_end
 from sdekit.sampling.noise import BLOCK, SLAB
 from sdekit.sampling.one_step import DDIM
 from sdekit.sampling.paths import NoiseSource, Normals
@@ -298,7 +298,7 @@ def _times(
         own = len(chosen.nodes) - 1 if isinstance(chosen, Tabulated) else 50
         count = own if steps is None else check_integer("steps", steps, 1)
         start = process.t_max if t_start is None else t_start
-        end = 1e-3 * process.horizon if t_end is None else t_end
+        end = usual_end(process) if t_end is None else t_end
         plain = all(type(t) in (int, float) for t in (start, end))
         keep = plain and frozen(chosen, process)
         make = _readable_times if keep else _readable_times.__wrapped__

@@ -333,6 +333,11 @@ def check_times(
     return values
 
 
+def usual_end(process: Process) -> float:
+    """Where runs stop unless told otherwise: 1e-3 T."""
+    return 1e-3 * process.horizon
+
+
 def equally_spaced(times: Sequence[float]) -> bool:
     """Whether the steps in t are all the same, to 1e-9 of the first time."""
     unit = (times[0] - times[-1]) / (len(times) - 1)

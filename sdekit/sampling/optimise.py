@@ -27,7 +27,7 @@ from sdekit.processes import Process
 from sdekit.sampling.computed_plan import ComputedPlan
 from sdekit.sampling.endpoint_fit import LOSSES, Family, Objective, OutOfTime, Training
 from sdekit.sampling.front_door import sample
-from sdekit.sampling.grids import GRIDS, Tabulated
+from sdekit.sampling.grids import GRIDS, Tabulated, usual_end
 from sdekit.sampling.multistep import ExponentialAB
 from sdekit.sampling.sampler import PlanSampler, Sampler
 from sdekit.sampling.unrolled import Array, unrolled
@@ -253,7 +253,7 @@ class _Task:
         if not isinstance(search := Search() if search is None else search, Search):
             raise TypeError(f"search must be a Search, got {search!r}")
         self.search, process = search, denoiser.process
-        end = 1e-3 * process.horizon if t_end is None else t_end
+        end = usual_end(process) if t_end is None else t_end
         end = check_number("t_end", end, process.t_min, process.t_max, open_high=True)
         self.ends = process.t_max, end
         if weights:

@@ -35,11 +35,12 @@ class Tridiagonal(NamedTuple):
 
     def solve(self, weight: float, p: np.ndarray) -> np.ndarray:
         """The x of (I - weight M) x = p, all lines in one call of LAPACK."""
-        from scipy.linalg.lapack import dgtsv
+        from scipy.linalg import get_lapack_funcs
 
+        (gtsv,) = get_lapack_funcs(("gtsv",), (p,))
         low, middle, up = (np.ravel(-weight * band) for band in self)
         # Lines are laid end to end; the zeros at their ends keep them apart.
-        *_, x, info = dgtsv(low[1:], 1.0 + middle, up[:-1], np.ravel(p))
+        *_, x, info = gtsv(low[1:], 1.0 + middle, up[:-1], np.ravel(p))
         if info:
             raise NumericsError("the matrix of the implicit step is singular")
         return np.reshape(x, p.shape)

@@ -113,9 +113,9 @@ def sample(
         NumericsError: the model gave NaN or infinity; the message says at which step, time and fraction.
     """
     sampler = DDIM() if sampler is None else sampler
-    _check_parts(denoiser, sampler, final, callback)
+    check_parts(denoiser, sampler, final, callback)
     n, event = _check_shape(shape, x_init)
-    times = _times(sampler, denoiser.process, steps, grid, t_start, t_end)
+    times = checked_times(sampler, denoiser.process, steps, grid, t_start, t_end)
     _check_start(denoiser.process, times[0], x_init)
     _check_cond(cond, n)
     chunk = _fitting(event) if chunk is None else check_integer("chunk", chunk, 1)
@@ -125,7 +125,7 @@ def sample(
     plan, finer = plan_of(program), None
     if path_steps is not None:
         _check_path_steps(path_steps, len(times) - 1, grid)
-        fine = _times(sampler, denoiser.process, path_steps, grid, t_start, t_end)
+        fine = checked_times(sampler, denoiser.process, path_steps, grid, t_start, t_end)
         finer = plan_of(sampler.program(denoiser, fine, final))
         if plan is None or finer is None:
             raise ValueError(f"path_steps is for plans, which {sampler!r} is not")
@@ -238,7 +238,8 @@ def _fitting(event: tuple[int, ...]) -> int:
     return max(BLOCK, min(CHUNK, fitting - fitting % BLOCK))
 
 
-def _check_parts(denoiser: Any, sampler: Any, final: Any, callback: Any) -> None:
+def check_parts(denoiser: Any, sampler: Any, final: Any, callback: Any = None) -> None:
+    """Refuse what is no denoiser, sampler, ending or callback."""
     if not isinstance(denoiser, Denoiser):
         raise TypeError(
             f"denoiser must be a Denoiser such as sk.NetworkDenoiser(network, process), got {denoiser!r}"
@@ -284,7 +285,7 @@ def _check_shape(shape: Sequence[int], x_init: Tensor | None) -> tuple[int, tupl
     return sizes[0], sizes[1:]
 
 
-def _times(
+def checked_times(
     sampler: Sampler,
     process: Process,
     steps: int | None,

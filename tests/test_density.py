@@ -1,6 +1,7 @@
 """`Density1D` against closed forms: densities on a grid, and densities carried by a map."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -34,7 +35,7 @@ def carried(bend, points=801):
 
 def quad(function, *cuts):
     """An independent integral between cuts."""
-    pieces = zip(cuts, cuts[1:], strict=False)
+    pieces = itertools.pairwise(cuts)
     return sum(
         integrate.quad(function, a, b, epsabs=1e-12, epsrel=1e-12, limit=500)[0] for a, b in pieces
     )

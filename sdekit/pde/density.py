@@ -96,7 +96,7 @@ class Density1D:
 
     def pdf(self, x: Tensor) -> Tensor:
         """Density at x of any shape, float64."""
-        return self._at(x, lambda u: np.maximum(self._rho(u), 0.0) / self._slope(u), 0.0, 0.0)
+        return self._at(x, lambda u: self._rho(u).clip(0.0) * np.exp(-self._log_slope(u)), 0.0, 0.0)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density at x in nats; -inf where the density is below round-off."""
@@ -173,8 +173,9 @@ class Density1D:
         return spline(self.nodes, self.x)
 
     @cached_property
-    def _slope(self) -> Any:
-        return spline(self.nodes, self.slope)
+    def _log_slope(self) -> Any:
+        """The logarithm keeps a steep or flat map rising between nodes."""
+        return spline(self.nodes, np.log(self.slope))
 
     def _at(self, x: Tensor, function: Any, left: float, right: float) -> Tensor:
         """`function` of the u with x(u) = x; `left` and `right` of the nodes."""

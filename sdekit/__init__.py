@@ -6,7 +6,7 @@ against.
 
 from sdekit import data, metrics, networks, pde, schedules, testing, training
 from sdekit import sampling as samplers
-from sdekit.comparison import ErrorBudget, Table, compare, error_budget
+from sdekit.comparison import BiasTable, ErrorBudget, Table, compare, error_budget, sampler_bias
 from sdekit.data import ExactDenoiser, GaussianMixture
 from sdekit.ddpm import DDPM
 from sdekit.denoisers import Denoiser, EDMPrecondition, NetworkDenoiser
@@ -32,6 +32,7 @@ __all__ = [
     "EDM",
     "VE",
     "VP",
+    "BiasTable",
     "CheckpointError",
     "Denoiser",
     "EDMPrecondition",
@@ -61,6 +62,7 @@ __all__ = [
     "networks",
     "pde",
     "sample",
+    "sampler_bias",
     "samplers",
     "schedules",
     "testing",

@@ -274,7 +274,7 @@ def error_against_nfe(
         name = f"{label}, {kind} samplers" if len(families) > 1 else label
         axes.set_title(name, fontsize=10)
         if i % shape[1] == 0:
-            axes.set_ylabel(f"{metric} to the exact law" if table.floors else metric)
+            axes.set_ylabel(table.label(metric))
         if i >= len(panels) - shape[1]:
             axes.set_xlabel("model calls (NFE)")
     first = next(iter(tables.values()))

@@ -1,11 +1,13 @@
 """How wrong every sampler is, what it costs, and where the error of a trained model comes from."""
 
+from sdekit.comparison.bias import BiasTable, sampler_bias
 from sdekit.comparison.error_budget import ErrorBudget, error_budget
 from sdekit.comparison.front_door import compare
 from sdekit.comparison.runs import Metric, default_metrics
 from sdekit.comparison.tables import Records, Table, short_name, short_names
 
 __all__ = [
+    "BiasTable",
     "ErrorBudget",
     "Metric",
     "Records",
@@ -13,6 +15,7 @@ __all__ = [
     "compare",
     "default_metrics",
     "error_budget",
+    "sampler_bias",
     "short_name",
     "short_names",
 ]

@@ -85,7 +85,7 @@ def compare(
     end, n = checked_end(t_end, denoiser.process), check_integer("n", n, 2)
     chosen = default_metrics(truth) if metrics is None else checked_metrics(metrics)
     bench = Bench(denoiser, truth.at(denoiser.process, end), chosen, n, end)
-    groups = _groups(samplers, steps, seeds, grid, bench)
+    groups = grouped_runs(samplers, steps, seeds, grid, bench)
     if executor is not None:
         check_executor(executor)
     if resume is not None and not isinstance(resume, (str, Path)):
@@ -134,7 +134,7 @@ def checked_seeds(seeds: Sequence[int]) -> list[int]:
     ]
 
 
-def _groups(
+def grouped_runs(
     samplers: Sequence[Any],
     steps: Sequence[int],
     seeds: Sequence[int],
@@ -147,7 +147,7 @@ def _groups(
             raise TypeError(f"{name} must be a sequence, got {given!r}")
     numbers = checked_seeds(seeds)
     if not len(samplers) or not len(steps) or not numbers:
-        raise ValueError("compare needs at least one sampler, one step count and one seed")
+        raise ValueError("give at least one sampler, one step count and one seed")
     counts = [check_integer(f"steps[{i}]", count, 1) for i, count in enumerate(steps)]
     groups = []
     for i, given in enumerate(samplers):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sdekit import metrics as distances
@@ -60,13 +61,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Bench:
-    """What the runs of a table share: the model, the law where they stop, what is measured on how many."""
+    """What the runs of a table share: the model, the law where they stop, what is measured on how many.
+
+    They start from the prior, or from the law `start`.
+    """
 
     denoiser: Denoiser
     law: GaussianMixture
     metrics: Mapping[str, Metric]
     n: int
     t_end: float
+    start: GaussianMixture | None = None
 
     def measure(self, run: Run) -> dict[str, Any]:
         """Values, cost and error of a run; what the sampler or a metric raises is recorded."""
@@ -81,6 +86,7 @@ class Bench:
                 steps=run.steps,
                 grid=run.grid,
                 t_end=None if own_times else self.t_end,
+                x_init=self._starts(run.seed),
                 seed=run.seed,
                 device=device_of(self.denoiser),
             )
@@ -92,6 +98,12 @@ class Bench:
             record.setdefault("seconds", time.perf_counter() - began)
         record["model seconds"], record["nfe"] = timed.seconds, -(-timed.samples // self.n)
         return record
+
+    def _starts(self, seed: int) -> Tensor | None:
+        """States drawn from `start`, from a stream of their own."""
+        if self.start is None:
+            return None
+        return self.start.sample(self.n, seed=2**32 + seed, dtype=torch.get_default_dtype())
 
 
 class TimedDenoiser(Denoiser):

@@ -92,6 +92,10 @@ class Table(Records):
     n: int
     metric_names: tuple[str, ...]
 
+    def label(self, metric: str) -> str:
+        """What an axis of this metric says."""
+        return f"{metric} to the exact law" if self.floors else metric
+
     def _cells(self) -> list[list[str]]:
         """Head, rows and floors as text."""
         head = ["sampler", "grid", "steps", "NFE", *self.metric_names, "seconds", "us/step"]

@@ -41,8 +41,8 @@ class ScoreResidual:
 
     Attributes:
         residual: (n, *event); with probes the mean of two independent unbiased estimates.
-        squared_norm: |residual|^2 of each sample, (n,); with probes the product of the two estimates, which is
-            unbiased and may be negative (the square of one estimate is too large by its variance).
+        squared_norm: |residual|^2 of each sample, (n,); with probes the product of the two estimates, which
+            is unbiased and may be negative (the square of one estimate is too large by its variance).
         time_derivative: d_t s, (n, *event).
     """
 
@@ -128,7 +128,7 @@ class TweedieCheck:
     """What a model says the covariance of x_0 given x_t is.
 
     Attributes:
-        covariance: (sigma^2 / alpha) d E[x_0 | x_t] / dx_t as it comes, (n, d, d), in squared units of the data.
+        covariance: (sigma^2 / alpha) d E[x_0 | x_t] / dx_t as it comes, (n, d, d).
         eigenvalues: of its symmetric part, ascending, (n, d).
         asymmetry: |C - C^T| / (2 |C|) of each sample, Frobenius norms, in [0, 1]; (n,).
     """
@@ -155,7 +155,7 @@ class TweedieCheck:
 
 
 def tweedie_check(denoiser: Denoiser, x: Tensor, t: float | Tensor) -> TweedieCheck:
-    """The posterior covariance that the model's Jacobian stands for, Cov[x_0 | x_t] = (sigma^2 / alpha) dD/dx.
+    """The posterior covariance in a model's Jacobian: Cov[x_0 | x_t] = (sigma^2 / alpha) dD/dx.
 
     D(x) = E[x_0 | x_t = x]; the identity is Tweedie's formula of second order. The covariance of an exact
     mixture is `mixture.posterior(process, x, t).covariance`.

@@ -228,7 +228,7 @@ def test_sampled_ends_and_paths_follow_the_exact_law():
 
 
 def test_the_law_of_the_end_is_not_smeared_by_the_points():
-    """A hat around each point would add h^2 / 6 to the variance of X_T given X_0: 12 % where it spans 1.2 h."""
+    """A hat around each point would add h^2 / 6 to the variance of X_T given X_0: here 12 % of it."""
     s, noise, points = 1.0, 0.12, 165
     bridge = SchrodingerBridge1D(
         gaussian(0.0, s), gaussian(0.0, s), brownian(noise), points=points, tol=1e-9

@@ -121,11 +121,11 @@ def _row(
     with torch.no_grad():
         found = denoiser.noise(there, t).to(exact)
         gap = (found - exact).square().mean(1)
-        timeless, large = labels_of(denoiser) is not None, target.dim > EXACT
-        residual = (
-            math.nan if timeless else score_fpe_residual(denoiser, there, t, seed=seed).relative
-        )
-        negative = math.nan if large else tweedie_check(denoiser, there, t).negative
+        residual = negative = math.nan
+        if labels_of(denoiser) is None:
+            residual = score_fpe_residual(denoiser, there, t, seed=seed).relative
+        if target.dim <= EXACT:
+            negative = tweedie_check(denoiser, there, t).negative
     return {
         "t": t,
         "log_snr": process.log_snr(t),

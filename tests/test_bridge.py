@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import bad_input
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sdekit.data.mixtures import GaussianMixture
 from sdekit.data.targets import two_mode
@@ -101,11 +103,24 @@ def test_coupling_has_the_marginals_and_is_the_reference_tilted_by_products():
     joint = bridge.coupling()
     assert (joint.sum(1) * h1 - two_mode().log_prob(bridge.x0).exp()).abs().sum() * h0 <= 2e-12
     assert (joint.sum(0) * h0 - p1.log_prob(bridge.x1).exp()).abs().sum() * h1 <= 2e-12
-    # log p(x, y) - log K(x, y) is a sum of a function of x and one of y.
-    tilt = joint.log() + (bridge.x1 - bridge.x0[:, None]) ** 2 / (2 * 0.25)
-    tilt = tilt[50:-50:50, 50:-50:50]
-    mixed = tilt[1:, 1:] - tilt[1:, :-1] - tilt[:-1, 1:] + tilt[:-1, :-1]
-    assert mixed.abs().max() <= 1e-9
+    log_kernel = -((bridge.x1 - bridge.x0[:, None]) ** 2) / 0.5 - 0.5 * math.log(2 * math.pi * 0.25)
+    log_phi0, log_phi1 = bridge.log_potentials
+    tilted = torch.exp(log_phi0[:, None] + log_kernel + log_phi1)
+    assert (tilted - joint).abs().max() <= 1e-12 * joint.max()
+
+
+@given(
+    st.floats(-1, 1),
+    st.floats(0.3, 2),
+    st.floats(-1, 1),
+    st.floats(0.3, 2),
+    st.sampled_from([brownian(0.6), Heat(0.5), VP(0.1, 3.0), SubVP(0.5, 2.0)]),
+)
+@settings(max_examples=15, deadline=None, derandomize=True)
+def test_covariance_of_the_ends_of_any_gaussian_bridge(m0, s0, m1, s1, reference):
+    bridge = SchrodingerBridge1D(gaussian(m0, s0), gaussian(m1, s1), reference, points=200)
+    exact = GaussianBridge(m0, s0, m1, s1, reference).C
+    assert abs(bridge.covariance - exact) <= 1e-10 * s0 * s1
 
 
 @pytest.mark.parametrize("noise", [1.0, 0.5, 0.2])

@@ -9,9 +9,10 @@ from torch import nn
 from sdekit.data.mixtures import GaussianMixture
 from sdekit.data.targets import ring, two_mode
 from sdekit.denoisers import Denoiser, EDMPrecondition, NetworkDenoiser
+from sdekit.elementary import cos, sin
 from sdekit.networks import MLP
 from sdekit.pde import ScoreResidual, curl_ratio, score_fpe_residual, tweedie_check
-from sdekit.processes import ALL, EDM, VE, VP, SubVP
+from sdekit.processes import ALL, EDM, VE, VP, Process, SubVP
 
 PARTS = (0.02, 0.1, 0.3, 0.6, 0.9)
 
@@ -344,6 +345,34 @@ def test_a_score_that_contracts_too_much_has_a_negative_covariance():
 
 # ---------------------------------------------------------------------------- bad input
 
+
+@pytest.mark.parametrize("prediction", ["noise", "velocity"])
+def test_processes_of_two_curves_alone_are_differentiated(prediction):
+    """The rates come from automatic differentiation, and a velocity is read through them: d_t of d_t."""
+
+    class Curves(Process):
+        def _alpha(self, t):
+            return cos(t)
+
+        def _sigma(self, t):
+            return sin(t)
+
+    model, x, h = network(2, time_scale=0.05, prediction=prediction), normal(6, 2), 1e-5
+    model.process = Curves()
+    found = score_fpe_residual(model, x, 0.4).time_derivative
+    difference = (model.score(x, 0.4 + h) - model.score(x, 0.4 - h)) / (2 * h)
+    assert (found - difference).abs().max() <= 1e-6 * difference.abs().max()
+    exact = score_fpe_residual(mixture(2).denoiser(Curves()), x, 0.4)
+    assert exact.relative <= 1e-12
+
+
+class Detached(Denoiser):
+    process, prediction = VP(), "noise"
+
+    def predict(self, x, t, **conditions):
+        return 2 * x.detach()
+
+
 EXACT, X = two_mode().denoiser(VP()), normal(4, 1)
 LABELS = NetworkDenoiser(MLP(1), VP(), time="label", labels=10)
 
@@ -383,6 +412,24 @@ test_bad_input = bad_input(
             lambda: tweedie_check(EXACT, torch.tensor(1.0), 0.5),
             ValueError,
             ["x must", "n >= 1"],
+        ),
+        (
+            "detached",
+            lambda: score_fpe_residual(Detached(), X, 0.5),
+            ValueError,
+            ["differentiably on x"],
+        ),
+        (
+            "detached curl",
+            lambda: curl_ratio(Detached(), X, 0.5),
+            ValueError,
+            ["differentiably on x"],
+        ),
+        (
+            "detached covariance",
+            lambda: tweedie_check(Detached(), X, 0.5),
+            ValueError,
+            ["differentiably"],
         ),
         ("empty", lambda: tweedie_check(EXACT, X[:0], 0.5), ValueError, ["x must", "(0, 1)"]),
     ]

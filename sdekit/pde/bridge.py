@@ -118,8 +118,8 @@ class SchrodingerBridge1D:
         self.aliasing = max(self._aliasing(0), self._aliasing(1))
         if self.aliasing > _LOST + 2 * self.marginal_error:
             raise ValueError(
-                f"points must resolve the bridge: {points} of them moved by half a spacing change its marginals"
-                f" by {self.aliasing:.1e}, at most {_LOST:g} is allowed; try points={2 * points}"
+                f"points must resolve the bridge: {points} of them moved by half a spacing change its"
+                f" marginals by {self.aliasing:.1e}, at most {_LOST:g} is allowed; try points={2 * points}"
             )
 
     def __repr__(self) -> str:
@@ -132,6 +132,12 @@ class SchrodingerBridge1D:
     def coupling(self) -> Tensor:
         """The joint density of X_0 and X_T at (x0, x1), (points, points)."""
         return self._masses() / math.prod(self._h)
+
+    @property
+    def log_potentials(self) -> tuple[Tensor, Tensor]:
+        """(log phi0 at x0, log phi1 at x1), up to a constant moved from one to the other."""
+        f, g = self._potentials
+        return f - math.log(self._h[0]), g - math.log(self._h[1])
 
     @property
     def covariance(self) -> float:
@@ -266,7 +272,8 @@ class SchrodingerBridge1D:
         place = torch.multinomial(weights, 1, generator=generator)[:, 0] + u + v - 1
         left = place.floor().long().clamp(0, len(self.x1) - 2)
         y, part = self.x1[0] + self._h[1] * place, place - left
-        line = torch.lerp(*(weights.gather(1, k[:, None])[:, 0] for k in (left, left + 1)), part)
+        low, high = (weights.gather(1, k[:, None])[:, 0] for k in (left, left + 1))
+        line = torch.lerp(low, high, part)
         log_p = self._log_potential(1, y) - ((y - self._scale * x) / self._std) ** 2 / 2 - log_total
         inside = (place >= 0) & (place <= len(self.x1) - 1)
         return y, inside & (w * _ABOVE_LINE * line < log_p.exp())

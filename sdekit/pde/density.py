@@ -18,6 +18,8 @@ from sdekit.errors import NumericsError, check_finite
 
 #: Densities below this part of the peak are round-off.
 NOISE = 1e-15
+#: Tails of less mass have no rank that tells their quantile: their absolute error is 1e-16.
+_RANKED = 1e-13
 #: Degree of the splines between nodes.
 _DEGREE = 7
 
@@ -89,7 +91,7 @@ class Density1D:
 
     @property
     def folded(self) -> bool:
-        """Whether the map turns back, so that the density has infinite peaks; only W1 and W2 are then given."""
+        """Whether the map turns back: the density then has infinite peaks, and only W1 and W2 are given."""
         return bool((self.slope <= 0).any())
 
     def pdf(self, x: Tensor) -> Tensor:
@@ -187,8 +189,8 @@ class Density1D:
     def _require_density(self, what: str) -> None:
         if self.folded:
             raise NumericsError(
-                f"{what} needs a map that does not fold: here states cross, so the density has infinite peaks; "
-                "w1 and w2 are given"
+                f"{what} needs a map that does not fold: here states cross, so the density has infinite "
+                "peaks; w1 and w2 are given"
             )
 
     def _target_density(self, target: Law) -> tuple[np.ndarray, np.ndarray]:
@@ -202,18 +204,20 @@ class Density1D:
         return float(target.cdf(left)) + float(target.survival(right))
 
     def _displacement(self, target: Law) -> np.ndarray:
-        """x less the target's point of the same rank, at the nodes; 0 where there is no mass."""
+        """x less the target's point of the same rank, at the nodes; 0 in tails whose rank is round-off."""
         below = self._below(self.nodes)
-        y = same_rank(check_law(target), below, below[-1] - below, self.x)
-        return np.where(self._present, self.x - y, 0.0)
+        above = below[-1] - below
+        y = same_rank(check_law(target), below, above, self.x)
+        return np.where(np.minimum(below, above) > _RANKED, self.x - y, 0.0)
 
     def _folded_wasserstein(self, target: Law, p: int) -> float:
-        """The nodes as weighted points in order: the density has peaks, the distribution function has none."""
+        """The nodes as weighted points in order: the density has peaks, its integral has none."""
         order = np.argsort(self.x, kind="stable")
         weight = self._h * self.rho[order]
         below = np.cumsum(weight) - weight / 2
-        y = same_rank(check_law(target), below, weight.sum() - below, self.x[order])
-        away = np.where(self._present[order], np.abs(self.x[order] - y), 0.0)
+        above = weight.sum() - below
+        y = same_rank(check_law(target), below, above, self.x[order])
+        away = np.where(np.minimum(below, above) > _RANKED, np.abs(self.x[order] - y), 0.0)
         return float(weight @ away**p) ** (1 / p)
 
 
@@ -224,7 +228,7 @@ def check_law(target: Any) -> Law:
         given = f"d = {dim}" if isinstance(target, Law) else type(target).__name__
         raise TypeError(
             "target must be a law on the line with log_prob, cdf and survival, such as a 1-D "
-            f"GaussianMixture (target.at(process, t) for the law at time t), got {given}"
+            f"GaussianMixture (target.at(process, t) is the law at time t), got {given}"
         )
     return target
 
@@ -232,25 +236,26 @@ def check_law(target: Any) -> Law:
 def same_rank(
     target: Law, below: np.ndarray, above: np.ndarray, guess: np.ndarray, steps: int = 64
 ) -> np.ndarray:
-    """The points of the target with the same mass below and above, by bisection on the smaller of the two."""
+    """The points of the target with the same mass below, or above where that is less, by bisection."""
     low, high = float(guess.min()), float(guess.max())
     span = high - low
-    while float(target.cdf(torch.tensor([low]).double())) > below[0] and span < 1e300:
+    while float(target.cdf(torch.tensor([low], dtype=torch.float64))) > below[0] and span < 1e300:
         low, span = low - span, 2 * span
-    while float(target.survival(torch.tensor([high]).double())) > above[-1] and span < 1e300:
+    while (
+        float(target.survival(torch.tensor([high], dtype=torch.float64))) > above[-1]
+        and span < 1e300
+    ):
         high, span = high + span, 2 * span
-    lows, highs = np.full_like(guess, low), np.full_like(guess, high)
-    left = below < above
+    lows = torch.full((len(guess),), low, dtype=torch.float64)
+    highs = torch.full_like(lows, high)
+    left, ranks = torch.from_numpy(below < above), torch.from_numpy(np.minimum(below, above))
     for _ in range(steps):
         middle = (lows + highs) / 2
-        right_of = np.empty(
-            len(guess), dtype=bool
-        )  # whether the point wanted is right of the middle
-        points = torch.from_numpy(middle)
-        right_of[left] = target.cdf(points[left]).numpy() < below[left]
-        right_of[~left] = target.survival(points[~left]).numpy() > above[~left]
-        lows, highs = np.where(right_of, middle, lows), np.where(right_of, highs, middle)
-    return (lows + highs) / 2
+        further = torch.empty_like(left)  # whether the point wanted is right of the middle
+        further[left] = target.cdf(middle[left]) < ranks[left]
+        further[~left] = target.survival(middle[~left]) > ranks[~left]
+        lows, highs = torch.where(further, middle, lows), torch.where(further, highs, middle)
+    return ((lows + highs) / 2).numpy()
 
 
 def spline(nodes: np.ndarray, values: np.ndarray) -> Any:

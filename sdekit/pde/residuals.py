@@ -251,4 +251,21 @@ def _checked(denoiser: Denoiser, x: Tensor, t: float | Tensor) -> tuple[Tensor, 
         raise ValueError(f"t must be a number or have shape ({len(x)},), got {tuple(clock.shape)}")
     clock = clock.expand(len(x)).contiguous()
     denoiser.process.check_readable(clock)
-    return x.detach().contiguous(), clock
+    x = x.detach().contiguous()
+    _check_differentiable(denoiser, x[:2], clock[:2])
+    return x, clock
+
+
+def _check_differentiable(denoiser: Denoiser, x: Tensor, t: Tensor) -> None:
+    """Raise if the output is cut off from x: its derivatives would be zeros, and look like results."""
+    with torch.enable_grad():
+        x = x.clone().requires_grad_()
+        out = denoiser.predict(x, t)
+        cut = (
+            not out.requires_grad or torch.autograd.grad(out.sum(), x, allow_unused=True)[0] is None
+        )
+    if cut:
+        raise ValueError(
+            "denoiser must depend differentiably on x, and its output does not: detached, computed without"
+            " gradients, or constant"
+        )

@@ -86,8 +86,9 @@ def score_report(
     """Is it a score, and the right one? Residual, curl, covariance and excess loss at each noise level.
 
     The first three need no data to compare with: a model may pass them all and still be the score of
-    something else, which the excess shows. A small residual is a diagnostic and need not mean better samples. Where the
-    law hardly moves (VP near T) d_t s vanishes, and the relative residual is large for any trained network.
+    something else, which the excess shows. A small residual is a diagnostic and need not mean better
+    samples. Where the law hardly moves (VP near T) d_t s vanishes, and the relative residual is large for any
+    trained network.
 
     Args:
         denoiser: exact or trained, of states (n, d).

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import jvp
 
 from sdekit.elementary import (
     Number,
@@ -139,12 +140,16 @@ class Process(ABC):
 
     # ---- what follows; override where there is a closed form -------------------------------------
     def _rates(self, t: Number) -> tuple[Number, Number]:
-        """f = d log alpha / dt and g^2 = d sigma^2 / dt - 2 f sigma^2, by automatic differentiation."""
-        with torch.enable_grad():
-            time = torch.as_tensor(t, dtype=torch.float64).detach().requires_grad_()
-            alpha, sigma = torch.as_tensor(self._alpha(time)), torch.as_tensor(self._sigma(time))
-            f = _derivative(torch.log(alpha), time)
-            g2 = _derivative(sigma * sigma, time) - 2 * f * (sigma * sigma).detach()
+        """f = d log alpha / dt and g^2 = d sigma^2 / dt - 2 f sigma^2, by automatic differentiation.
+
+        Forward mode, which nests: what is read off the rates can be differentiated in t again.
+        """
+        time = torch.as_tensor(t, dtype=torch.float64).clone()
+        (alpha, d_alpha), (sigma, d_sigma) = (
+            _with_slope(curve, time) for curve in (self._alpha, self._sigma)
+        )
+        f = d_alpha / alpha
+        g2 = 2 * sigma * (d_sigma - f * sigma)
         return (f, g2) if isinstance(t, Tensor) else (float(f), float(g2))
 
     def _slopes(self, t: Number) -> tuple[Number, Number]:
@@ -331,10 +336,14 @@ def _unless_equal(function: Callable[[Any, Any], Number], limit: float) -> Calla
     return guarded
 
 
-def _derivative(y: Tensor, t: Tensor) -> Tensor:
-    if not y.requires_grad:
-        return torch.zeros_like(t)
-    return torch.autograd.grad(y.sum(), t, retain_graph=True)[0]
+def _with_slope(curve: Callable[[Any], Number], t: Tensor) -> tuple[Tensor, Tensor]:
+    """A curve and its derivative at t."""
+
+    def value(u: Tensor) -> Tensor:
+        return torch.as_tensor(curve(u), dtype=u.dtype).expand(u.shape)
+
+    found = jvp(value, (t,), (torch.ones_like(t),))
+    return found[0], found[1]
 
 
 def _check_time(t: Any, low: float, high: float, name: str, process: Process) -> None:

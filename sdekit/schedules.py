@@ -297,7 +297,8 @@ class Tabulated(Schedule):
         if isinstance(t, Tensor):
             position = t * n
             nearest = position.round()
-            position = torch.where((position - nearest).abs() <= 4e-16 * nearest, nearest, position)
+            missed = (nearest - position).detach()  # a constant: position keeps its derivative in t
+            position = torch.where(missed.abs() <= 4e-16 * nearest, position + missed, position)
             cell = (position.ceil() - 1).clamp(0, n - 1).long()
             steps, cumulative = (table.to(t.device) for table in self._tables)
             return cell, position - cell, steps[cell], cumulative[cell]

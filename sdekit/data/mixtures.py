@@ -17,7 +17,7 @@ from torch import Tensor
 from sdekit.denoisers import Denoiser
 from sdekit.elementary import Number
 from sdekit.errors import check_integer, check_number, generator_of
-from sdekit.processes import Process
+from sdekit.processes import Process, expand
 
 Values = Tensor | float | Iterable[Any]
 
@@ -404,14 +404,30 @@ class ExactDenoiser(Denoiser):
 
     def predict(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
         """E[x_0 | x_t = x], in the shape of x."""
+        return self._of_law(_Diffused.data, x, t, conditions)
+
+    def score(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
+        """grad log p_t(x) in closed form: read off the data it would lose digits as sigma^-2."""
+        self.process.check_readable(t)
+        expand(t, x)
+        return self._of_law(_Diffused.score, x, t, conditions)
+
+    def _of_law(
+        self,
+        function: Callable[[_Diffused, Tensor], Tensor],
+        x: Tensor,
+        t: Number,
+        conditions: dict[str, Any],
+    ) -> Tensor:
+        """`function` of the law of x_t at x, in the shape of x."""
         if conditions:
             raise ValueError(f"an exact denoiser takes no conditions, got {sorted(conditions)}")
         if isinstance(t, Tensor) and t.ndim:
             clock = t.double()
             rates = self.process.alpha(clock), self.process.sigma(clock)
-            return self.mixture._over_blocks(x, _Diffused.data, *rates).reshape(x.shape)
+            return self.mixture._over_blocks(x, function, *rates).reshape(x.shape)
         law = self._law(float(t), x)
-        return self.mixture._over_blocks(x, _Diffused.data, law=law).reshape(x.shape)
+        return self.mixture._over_blocks(x, function, law=law).reshape(x.shape)
 
     def _law(self, t: float, like: Tensor) -> _Diffused:
         """The constants at t; a sampler asks for the same few times once a chunk, so they are kept."""

@@ -1,4 +1,4 @@
-"""What the solver in the plane asks: grids that hold the mass and resolve the density, and its cell averages."""
+"""What the solver in the plane asks: grids that hold the mass and resolve the density; and cell averages."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from sdekit.data.mixtures import GaussianMixture
 from sdekit.errors import check_number
 from sdekit.pde.arguments import Vector, cell_averages, check_edges, check_mass, vector
 from sdekit.pde.plane_equations import Edges, LinearEquation, PlaneEquation
-from sdekit.processes import GaussianPrior
+from sdekit.processes import GaussianPrior, Process
 
 _OUTSIDE = 1e-6  # the largest mass that may be beyond the ends of an axis, or pile up at them
 _CELLS_PER_STD = 3
@@ -48,8 +48,9 @@ def check_times(times: Vector, start: float, equation: PlaneEquation) -> np.ndar
             f"times must lie in [{low:g}, {high:g}], {verb} from start = {start:g}, for {equation!r};"
             f" got [{clock.min():g}, {clock.max():g}]"
         )
-    for t in (start, float(clock[-1])):
-        equation.check_time(t)
+    if isinstance(equation, LinearEquation):
+        for t in (start, float(clock[-1])):
+            _check_rates(equation.process, t)
     return clock
 
 
@@ -120,6 +121,15 @@ def check_walls(averages: np.ndarray, edges: Edges, t: float) -> None:
             )
 
 
+def _check_rates(process: Process, t: float) -> None:
+    f, g2 = process.rates(t)
+    if not (math.isfinite(f) and math.isfinite(g2)):
+        raise ValueError(
+            f"times must avoid t = {t:g}, where (f, g^2) of {process!r} is ({f:g}, {g2:g}); its t_max is"
+            f" {process.t_max:g}"
+        )
+
+
 def _along(axis: int, check: Any, *arguments: Any) -> Any:
     """A check of one axis, whose message then names the axis."""
     try:
@@ -151,7 +161,7 @@ def _checked_averages(density0: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _mixture_averages(law: GaussianMixture, edges: Edges) -> np.ndarray:
-    """Exact where the axes of the mixture are those of the plane, 3 x 3 Gauss-Legendre nodes a cell elsewhere.
+    """Exact where covariances are diagonal, by 3 x 3 Gauss-Legendre nodes a cell where they are full.
 
     The error of the nodes is 1e-8 of the peak with three cells to a standard deviation, and falls with the
     sixth power of the cells.

@@ -49,7 +49,7 @@ class PlaneSDE:
 
 
 class PlaneEquation(ABC):
-    """p_t = -div(a p) + D laplacian p, in a time that runs forwards or, where `backward`, to earlier times."""
+    """p_t = -div(a p) + D laplacian p, in a time that runs forwards or, where `backward`, backwards."""
 
     #: The times at which it may be asked for its terms.
     span: tuple[float, float] = (-math.inf, math.inf)
@@ -66,9 +66,6 @@ class PlaneEquation(ABC):
     @abstractmethod
     def terms(self, t: float) -> Terms:
         """Drifts at the faces and D, per unit of time in the direction of the equation."""
-
-    def check_time(self, t: float) -> None:
-        """Raise if the terms are singular at an end t of the times."""
 
     def law(self, law0: GaussianMixture | None, start: float, t: float) -> GaussianMixture | None:
         """The density at t of what has `law0` at `start`, where that is known."""
@@ -103,15 +100,6 @@ class LinearEquation(PlaneEquation):
         return GaussianMixture(
             None, scale * law0.means, covariances=blurred, logits=law0.log_weights
         )
-
-    def check_time(self, t: float) -> None:
-        """Raise where the rates are infinite."""
-        f, g2 = self.process.rates(t)
-        if not (math.isfinite(f) and math.isfinite(g2)):
-            raise ValueError(
-                f"times must avoid t = {t:g}, where (f, g^2) of {self.process!r} is ({f:g}, {g2:g});"
-                f" its t_max is {self.process.t_max:g}"
-            )
 
 
 class PointwiseEquation(PlaneEquation):
@@ -182,7 +170,9 @@ class ReverseEquation(PointwiseEquation):
         self.start = min(float(module.start), self.process.t_max)
         self.event = (2,) if module.event is None else module.event
         if math.prod(self.event) != 2:
-            raise ValueError(f"event must be of two numbers for a density in the plane, got {self.event}")
+            raise ValueError(
+                f"event must be of two numbers for a density in the plane, got {self.event}"
+            )
         device = device_of(self.denoiser)
         self.points = self.points.to(device, torch.float32 if device.type == "mps" else None)
 

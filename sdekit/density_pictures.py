@@ -1,7 +1,7 @@
 """Pictures of densities that a solver carried, with the exact ones: over (t, x), and frames of the plane.
 
 Images are darker where there is more, on a square-root scale, so that a print in grey reads the same; exact
-contours are broad and pale, those of the solution thin and dashed upon them.
+contours are broad and pale with a dark rim, those of the solution thin and dashed upon them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LEVELS = (0.02, 0.1, 0.3, 0.6)
 _SEEN = 1e-3
 _SLICES = 4
 _IMAGE: Any = {"cmap": "Blues", "rasterized": True}
-_EXACT: Any = {"colors": "#E69F00", "linewidths": 2.6, "alpha": 0.75}
+_EXACT: Any = {"colors": "#F0E442", "linewidths": 2.2}
 _SOLVED: Any = {"colors": "#000000", "linewidths": 0.8, "linestyles": "--"}
 
 
@@ -130,7 +130,8 @@ def _film(axes: Axes, solution: Solution, exact: np.ndarray | None) -> Any:
     )
     levels = [share * peak for share in _LEVELS]
     if exact is not None:
-        axes.contour(times, solution.centers, exact.T, levels, **_EXACT)
+        contours = axes.contour(times, solution.centers, exact.T, levels, **_EXACT)
+        contours.set(path_effects=_rim())
     axes.contour(times, solution.centers, solution.density.T, levels, **_SOLVED)
     axes.set_xlim(times[0], times[-1])
     axes.grid(False)
@@ -143,7 +144,8 @@ def _frame(axes: Axes, solution: PlaneSolution, i: int, law: GaussianMixture | N
     axes.pcolormesh(*solution.edges, density.T, **_image(1.0))
     if law is not None:
         exact = _in_plane(law, solution.centers)
-        axes.contour(*solution.centers, exact.T / exact.max(), _LEVELS, **_EXACT)
+        contours = axes.contour(*solution.centers, exact.T / exact.max(), _LEVELS, **_EXACT)
+        contours.set(path_effects=_rim())
     axes.contour(*solution.centers, density.T, _LEVELS, **_SOLVED)
     axes.set_title(f"t = {solution.times[i]:.3g}")
     axes.grid(False)
@@ -181,6 +183,13 @@ def _image(peak: float) -> Any:
     return {**_IMAGE, "norm": PowerNorm(0.5, 0, peak, clip=True)}
 
 
+def _rim() -> list[Any]:
+    """Tells a pale line from a pale ground."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=3.2, foreground="#555555")]
+
+
 def _on_line(law: GaussianMixture, x: np.ndarray) -> np.ndarray:
     return law.log_prob(torch.from_numpy(x)[:, None]).exp().numpy()
 
@@ -198,7 +207,7 @@ def _contour_legend(figure: Figure, exact: bool) -> None:
     solved: Any = {"color": _SOLVED["colors"], "lw": _SOLVED["linewidths"], "ls": "--"}
     handles = [Line2D([], [], label=f"contours of the solution: {shares} % of the peak", **solved)]
     if exact:
-        broad: Any = {"color": _EXACT["colors"], "lw": 2.6, "alpha": _EXACT["alpha"]}
+        broad: Any = {"color": _EXACT["colors"], "lw": 2.2, "path_effects": _rim()}
         handles.append(Line2D([], [], label="the same contours, exact", **broad))
     columns = 2 if figure.get_figwidth() > 6 else 1
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +12,7 @@ from sdekit import plotting
 from sdekit.checks import fokker_planck_film
 from sdekit.data import two_mode
 from sdekit.density_pictures import density_picture, plane_picture
-from sdekit.pde import Solution, solve_fokker_planck, solve_fokker_planck_2d
+from sdekit.pde import solve_fokker_planck, solve_fokker_planck_2d
 
 TIMES, EDGES = np.linspace(0, 1, 41), np.linspace(-6, 6, 121)
 LAWS = [two_mode().at(sk.VP(), t) for t in TIMES]
@@ -28,8 +29,7 @@ PLANE = solve_fokker_planck_2d(
 
 def frames(count):
     """The first of the solution in the plane."""
-    parts = PLANE.density[:count], PLANE.edges, PLANE.times[:count]
-    return sk.pde.PlaneSolution(*parts, PLANE.steps, PLANE.time_error[:count])
+    return replace(PLANE, density=PLANE.density[:count], times=PLANE.times[:count])
 
 
 FIGURES = {
@@ -105,7 +105,7 @@ def test_slices_are_the_solution_over_the_exact_law_at_times_of_equal_change():
 
 def test_a_density_that_runs_backwards_is_drawn_from_left_to_right():
     times = TIMES[::-1]
-    film = density_picture({"reverse": (replaced(LINE, times), LAWS[::-1])}).axes[0]
+    film = density_picture({"reverse": (in_order(LINE, times), LAWS[::-1])}).axes[0]
     assert film.get_xlim() == (1, 0)
     image, (exact, solved) = drawn(film)
     np.testing.assert_array_equal(image.get_array(), LINE.density[::-1].T)
@@ -115,10 +115,10 @@ def test_a_density_that_runs_backwards_is_drawn_from_left_to_right():
         np.testing.assert_allclose(a, b)
 
 
-def replaced(solution, times):
+def in_order(solution, times):
     """The same rows in the order of these times."""
     order = np.searchsorted(solution.times, times)
-    return Solution(solution.density[order], solution.edges, times, solution.steps)
+    return replace(solution, density=solution.density[order], times=times)
 
 
 def test_frames_of_the_plane_are_relative_to_their_peaks_with_the_first_coordinate_across():
@@ -146,7 +146,7 @@ def test_the_film_is_the_check_at_many_times():
         assert max(run.l1_errors()) <= 2e-4
 
 
-ONE = replaced(LINE, TIMES[:1])
+ONE = in_order(LINE, TIMES[:1])
 test_bad_input = bad_input(
     [
         ("one time", lambda: density_picture({"a": (ONE, None)}), ValueError, ["'a'", "2 times"]),

@@ -66,24 +66,35 @@ def fokker_planck_check(
     cells: int = 800, times: Sequence[float] = (0.05, 0.1, 0.25, 0.5, 1.0), tol: float = 1e-7
 ) -> FokkerPlanckCheck:
     """VP on [-8, 8] and the heat equation on [-12, 12], from the two-mode mixture."""
-    cells = check_integer("cells", cells, 8)
-    target = two_mode()
+    runs, rows = _fokker_planck_runs(check_integer("cells", cells, 8), times, tol), []
+    for run in runs:
+        solution = run.solution
+        found = zip(times, run.l1_errors(), solution.mass, solution.minimum, strict=True)
+        rows += [
+            {"equation": run.name, "t": t, "l1": l1, "mass": float(mass), "minimum": float(least)}
+            for t, l1, mass, least in found
+        ]
+    return FokkerPlanckCheck(runs, rows)
+
+
+def fokker_planck_film(cells: int = 400, frames: int = 121) -> tuple[Run, ...]:
+    """The runs of `fokker_planck_check` at `frames` equally spaced times from 0 to 1, for a picture."""
+    times = torch.linspace(0, 1, check_integer("frames", frames, 2), dtype=torch.float64)
+    return _fokker_planck_runs(check_integer("cells", cells, 8), times.tolist(), 1e-7)
+
+
+def _fokker_planck_runs(cells: int, times: Sequence[float], tol: float) -> tuple[Run, ...]:
+    """The two processes on their grids."""
+    target, runs = two_mode(), []
     cases: tuple[tuple[str, Process, float], ...] = (
         ("VP", VP(), 8.0),
         ("heat equation", Heat(horizon=max(times)), 12.0),
     )
-    runs, rows = [], []
     for name, process, half in cases:
         edges = torch.linspace(-half, half, cells + 1, dtype=torch.float64)
         solution = solve_fokker_planck(process, target, edges, times, tol=tol)
-        run = Run(name, solution, tuple(target.at(process, t) for t in times))
-        runs.append(run)
-        found = zip(times, run.l1_errors(), solution.mass, solution.minimum, strict=True)
-        rows += [
-            {"equation": name, "t": t, "l1": l1, "mass": float(mass), "minimum": float(least)}
-            for t, l1, mass, least in found
-        ]
-    return FokkerPlanckCheck(tuple(runs), rows)
+        runs.append(Run(name, solution, tuple(target.at(process, t) for t in times)))
+    return tuple(runs)
 
 
 def law_check(

@@ -283,7 +283,7 @@ def check(
     The Fokker-Planck and heat equations against exact mixtures, then every plan on Gaussian data against its
     exact output law: how many standard errors the samples' mean and variance are off.
     """
-    from sdekit.checks import fokker_planck_check, law_check
+    from sdekit.checks import fokker_planck_check, fokker_planck_film, law_check
     from sdekit.comparison.tables import short_names
 
     _check_device(device)
@@ -299,10 +299,11 @@ def check(
         typer.echo(f"{names[row['sampler']]:<{width}}{law}{off:>14}")
     if out is not None:
         from sdekit import plotting
+        from sdekit.density_pictures import density_picture
 
-        figure = plotting.density_slices(
-            {run.name: (run.solution, run.laws) for run in result.runs},
-            title="Forward density: PDE over exact mixture",
+        figure = density_picture(
+            {run.name: (run.solution, run.laws) for run in fokker_planck_film()},
+            title="Forward density: PDE and exact mixture",
         )
         typer.echo(f"picture: {plotting.save(figure, out / 'fokker-planck.png')}")
     worst = max(max(abs(r["z_mean"]), abs(r["z_variance"])) for r in rows)

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from sdekit import plotting, samplers
-from sdekit.checks import fokker_planck_check
+from sdekit.checks import fokker_planck_check, fokker_planck_film
 from sdekit.comparison import Table, compare
 from sdekit.data import GaussianMixture, images, spiral, two_mode
 from sdekit.denoisers import Denoiser, NetworkDenoiser
+from sdekit.density_pictures import density_picture
 from sdekit.networks import MLP, UNet
 from sdekit.processes import VP
 from sdekit.sampling import PredictorCorrector, Sampler, sample
@@ -228,11 +229,15 @@ def _densities(
     check = fokker_planck_check(cells=800 if budget.n >= 10_000 else 200)
     report.summary["fokker_planck"] = check.rows
     report.text(check.markdown())
-    figure = plotting.density_slices(
-        {r.name: (r.solution, r.laws) for r in check.runs},
-        title="Forward density: PDE over exact mixture",
+    figure = density_picture(
+        {run.name: (run.solution, run.laws) for run in fokker_planck_film()},
+        title="Forward density: PDE and exact mixture",
     )
-    report.picture("fokker-planck.png", figure, "The density from the PDE over the exact mixture.")
+    report.picture(
+        "fokker-planck.png",
+        figure,
+        "The density from the PDE, with contours and slices of the exact mixture.",
+    )
     say(str(check))
 
 

@@ -1,4 +1,4 @@
-"""Pictures. The only module that imports matplotlib; each function returns a Figure, `save` writes it.
+"""Pictures: each function returns a Figure, `save` writes it. Those of densities: `sdekit.density_pictures`.
 
 Colours are the Okabe-Ito set, told apart by most eyes; every curve also has its own marker or dash, so that
 the pictures survive a grey print.
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from sdekit.pde import Solution
-
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), "-", "--")
@@ -43,7 +41,7 @@ _STYLE: Any = {
 }
 
 
-def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     """The house style, for the time of one drawing."""
 
     @functools.wraps(draw)
@@ -64,10 +62,10 @@ def save(figure: Figure, path: str | Path) -> Path:
     return path
 
 
-@_styled
+@styled
 def loss_curve(losses: Tensor, minimum: float | None = None, *, title: str = "") -> Figure:
     """Batch loss by step, its running mean, and the least attainable loss where it is known."""
-    figure, (axes,) = _figure(1, 1, (6.4, 3.8))
+    figure, (axes,) = figure_of(1, 1, (6.4, 3.8))
     losses = losses.double()
     width = max(2, min(len(losses) // 20, 200)) if len(losses) > 1 else 1
     sums = torch.cat([torch.zeros(1, dtype=torch.float64), losses.cumsum(0)])
@@ -88,12 +86,12 @@ def loss_curve(losses: Tensor, minimum: float | None = None, *, title: str = "")
     return figure
 
 
-@_styled
+@styled
 def histograms(
     samples: Mapping[str, Tensor], law: GaussianMixture, *, title: str = "", bins: int = 80
 ) -> Figure:
     """1-D samples as histograms over the exact density, a panel each."""
-    figure, panels = _figure(1, len(samples), (2.6 * len(samples), 2.9), sharex=True, sharey=True)
+    figure, panels = figure_of(1, len(samples), (2.6 * len(samples), 2.9), sharex=True, sharey=True)
     spread = 4 * float(law.covariance.sqrt())
     x = torch.linspace(-spread, spread, 600, dtype=torch.float64) + law.mean
     density = law.log_prob(x[:, None]).exp()
@@ -120,7 +118,7 @@ def histograms(
     return figure
 
 
-@_styled
+@styled
 def densities_2d(
     samples: Mapping[str, Tensor], law: GaussianMixture, *, title: str = "", cells: int = 90
 ) -> Figure:
@@ -128,7 +126,7 @@ def densities_2d(
     count = len(samples) + 1
     rows = 1 if count <= 4 else 2
     columns = -(-count // rows)
-    figure, panels = _figure(
+    figure, panels = figure_of(
         rows, columns, (2.7 * columns, 2.75 * rows + 0.3), sharex=True, sharey=True
     )
     half = 3 * math.sqrt(law.covariance.diagonal().max().item())
@@ -164,10 +162,10 @@ def densities_2d(
     return figure
 
 
-@_styled
+@styled
 def scatter(samples: Tensor, *, title: str = "") -> Figure:
     """Samples alone: a histogram of (n, 1), dots of (n, 2)."""
-    figure, (axes,) = _figure(1, 1, (4.6, 4.0))
+    figure, (axes,) = figure_of(1, 1, (4.6, 4.0))
     if samples.shape[1] == 1:
         axes.hist(
             samples[:, 0], bins=min(80, 5 + len(samples) // 20), density=True, color="#A6CEE3"
@@ -180,13 +178,13 @@ def scatter(samples: Tensor, *, title: str = "") -> Figure:
     return figure
 
 
-@_styled
+@styled
 def image_grids(groups: Mapping[str, Tensor], *, columns: int = 8, title: str = "") -> Figure:
     """Grids of images (n, channels, height, width) in [-1, 1], one panel a group."""
     height = max(-(-len(images) // columns) for images in groups.values()) / columns
     wide = min(len(groups), 3)
     tall = -(-len(groups) // wide)
-    figure, panels = _figure(tall, wide, (3.4 * wide, (3.4 * height + 0.35) * tall + 0.4))
+    figure, panels = figure_of(tall, wide, (3.4 * wide, (3.4 * height + 0.35) * tall + 0.4))
     for axes in panels[len(groups) :]:
         axes.set_visible(False)
     for axes, (name, images) in zip(panels, groups.items(), strict=False):
@@ -246,7 +244,7 @@ class _End(NamedTuple):
     marker: str
 
 
-@_styled
+@styled
 def error_against_nfe(
     tables: Mapping[str, Table], metric: str, *, title: str = "", width: float = 5.6
 ) -> Figure:
@@ -264,7 +262,7 @@ def error_against_nfe(
     families = sorted({c.stochastic for c in curves})
     shape = (len(families), len(tables)) if len(tables) > 1 else (1, len(families))
     size = (width * shape[1], 3.4 * shape[0] + 0.5)
-    figure, panels = _figure(*shape, size, sharex=True, sharey=True)
+    figure, panels = figure_of(*shape, size, sharex=True, sharey=True)
     limits = _decades(tables.values(), metric)
     parts = [(family, *item) for family in families for item in tables.items()]
     for i, (axes, (family, label, table)) in enumerate(zip(panels, parts, strict=True)):
@@ -392,41 +390,7 @@ def _order_fan(axes: Axes, orders: Sequence[int], *, high_right: bool) -> None:
     axes.text(x, y, "order ", color="#555555", fontsize=7.5, ha="right", va="center")
 
 
-@_styled
-def density_slices(
-    solutions: Mapping[str, tuple[Solution, Sequence[GaussianMixture]]], *, title: str = ""
-) -> Figure:
-    """Densities from a PDE over the exact mixtures at several times, a panel a process."""
-    figure, panels = _figure(1, len(solutions), (4.8 * len(solutions), 3.9))
-    for axes, (name, (solution, laws)) in zip(panels, solutions.items(), strict=True):
-        x = torch.from_numpy(solution.centers)
-        for i, (t, density, law) in enumerate(
-            zip(solution.times, solution.density, laws, strict=True)
-        ):
-            axes.plot(
-                x,
-                law.log_prob(x[:, None]).exp(),
-                color="#D4D4D4",
-                lw=5,
-                label="exact" if i == 0 else None,
-            )
-            axes.plot(
-                x,
-                density,
-                color=COLOURS[i % len(COLOURS)],
-                ls=DASHES[i % len(DASHES)],
-                lw=1.6,
-                label=f"PDE, t = {t:g}",
-            )
-        reach = 4.5 * float(laws[0].covariance.sqrt())
-        axes.set(xlim=(-reach, reach), xlabel="x", title=name)
-        axes.legend(fontsize=8)
-    panels[0].set_ylabel("density")
-    figure.suptitle(title)
-    return figure
-
-
-def _figure(
+def figure_of(
     rows: int, columns: int, size: tuple[float, float], **shared: Any
 ) -> tuple[Figure, list[Axes]]:
     """A figure that belongs to no window, with its panels in reading order."""

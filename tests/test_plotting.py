@@ -8,7 +8,6 @@ import torch
 from matplotlib.image import imread
 
 from sdekit import VP, plotting
-from sdekit.checks import fokker_planck_check
 from sdekit.comparison import Table, short_names
 from sdekit.data import GaussianMixture, spiral, two_mode
 from sdekit.sampling import ALL, DDIM, GRIDS, FlowODE, Power, UniPC
@@ -30,10 +29,6 @@ def table(error="", scale=1.0):
             row["stochastic"] = sampler.stochastic
             rows.append({**row, "W1": value, "error": error})
     return Table(rows, {"W1": (0.01, 0.02)}, 10_000, ("W1",))
-
-
-def slices():
-    return {r.name: (r.solution, r.laws) for r in fokker_planck_check(200, (0.1, 0.5)).runs}
 
 
 def losses(steps=2_000):
@@ -61,11 +56,10 @@ FIGURES = {
     "error of one table": lambda: plotting.error_against_nfe({"exact": table()}, "W1", title="x"),
     "error of two tables": lambda: plotting.error_against_nfe({"a": table(), "b": table(scale=3.0)}, "W1"),
     "error where all failed": lambda: plotting.error_against_nfe({"a": table("ValueError: no")}, "W1"),
-    "slices": lambda: plotting.density_slices(slices(), title="x"),
 }  # fmt: skip
 #: Panels whose axes mean nothing: pictures of images.
 BARE = {"images", "colour images"}
-WITH_LEGEND = {"loss", "histograms", "slices"}
+WITH_LEGEND = {"loss", "histograms"}
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -306,21 +300,6 @@ def test_failed_rows_are_left_out_of_the_lines():
     assert list(line.get_xdata()) == [5, 100]
 
 
-def test_slices_show_the_solution_over_the_exact_law():
-    found = slices()
-    figure = plotting.density_slices(found)
-    for axes, (solution, laws) in zip(figure.axes, found.values(), strict=True):
-        lines = axes.get_lines()
-        assert len(lines) == 4
-        for i, law in enumerate(laws):
-            np.testing.assert_array_equal(lines[2 * i + 1].get_ydata(), solution.density[i])
-            x = torch.from_numpy(solution.centers)[:, None]
-            np.testing.assert_allclose(lines[2 * i].get_ydata(), law.log_prob(x).exp())
-    assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == [
-        "exact", "PDE, t = 0.1", "PDE, t = 0.5",
-    ]  # fmt: skip
-
-
 def test_drawing_leaves_the_settings_of_matplotlib_alone():
     import matplotlib as mpl
 
@@ -331,7 +310,7 @@ def test_drawing_leaves_the_settings_of_matplotlib_alone():
 
 def test_matplotlib_is_imported_when_drawing_and_pyplot_never(tmp_path):
     code = f"""
-import sys, torch, sdekit.plotting as p
+import sys, torch, sdekit.plotting as p, sdekit.density_pictures
 assert not [m for m in sys.modules if m.split(".")[0] == "matplotlib"]
 p.save(p.scatter(torch.zeros(3, 2)), {str(tmp_path / "p.png")!r})
 p.save(p.loss_curve(torch.rand(50)), {str(tmp_path / "p.png")!r})

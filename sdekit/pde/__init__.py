@@ -3,6 +3,8 @@
 from sdekit.pde.bridge import SchrodingerBridge1D
 from sdekit.pde.density import Density1D, Law
 from sdekit.pde.fokker_planck import Solution, heat_equation, solve_fokker_planck
+from sdekit.pde.plane import PlaneSolution, solve_fokker_planck_2d
+from sdekit.pde.plane_equations import PlaneSDE
 from sdekit.pde.pushforward import has_exact_law, sampler_density
 from sdekit.pde.residuals import (
     ScoreResidual,
@@ -16,6 +18,8 @@ from sdekit.pde.score_report import ScoreReport, score_report
 __all__ = [
     "Density1D",
     "Law",
+    "PlaneSDE",
+    "PlaneSolution",
     "SchrodingerBridge1D",
     "ScoreReport",
     "ScoreResidual",
@@ -28,5 +32,6 @@ __all__ = [
     "score_fpe_residual",
     "score_report",
     "solve_fokker_planck",
+    "solve_fokker_planck_2d",
     "tweedie_check",
 ]

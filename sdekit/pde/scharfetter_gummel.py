@@ -19,7 +19,8 @@ from sdekit.errors import NumericsError
 class Tridiagonal(NamedTuple):
     """The rows of M in p' = M p, for lines of cells that exchange nothing with one another.
 
-    `lower[..., 0]` and `upper[..., -1]` are zero: nothing flows through the ends of a line.
+    `lower[..., 0]` and `upper[..., -1]` are zero: nothing flows through the ends of a line. Bands of shape
+    (1, cells) are those of every line.
     """
 
     lower: np.ndarray
@@ -39,11 +40,14 @@ class Tridiagonal(NamedTuple):
 
         (gtsv,) = get_lapack_funcs(("gtsv",), (p,))
         low, middle, up = (np.ravel(-weight * band) for band in self)
-        # Lines are laid end to end; the zeros at their ends keep them apart.
-        *_, x, info = gtsv(low[1:], 1.0 + middle, up[:-1], np.ravel(p))
+        middle += 1.0
+        # Lines of their own are laid end to end, one long system: the zeros at their ends keep them apart.
+        # Where all share their bands, they are the right-hand sides of one short system.
+        sides = np.reshape(p, (-1, len(middle))).T
+        *_, x, info = gtsv(low[1:], middle, up[:-1], sides, True, True, True)
         if info:
             raise NumericsError("the matrix of the implicit step is singular")
-        return np.reshape(x, p.shape)
+        return np.reshape(x.T, p.shape)
 
 
 def face_weights(drift: np.ndarray, spread: float, h: float) -> tuple[np.ndarray, np.ndarray]:

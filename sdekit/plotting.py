@@ -253,7 +253,7 @@ def error_against_nfe(
     Curves are named at their ends, in the order of their last errors; past a dozen in a panel, the best are
     and the others are grey. The band is what exact samples score, bars are standard errors over seeds, the
     dotted fan shows slopes of order 1, 2 and 3; errors beyond four decades are out of view. Tables without
-    floors (of errors in which nothing is random) show ten decades, and order 4. Panels are `width` inches
+    floors (of errors in which nothing is random) show sixteen decades, and order 4. Panels are `width` inches
     wide.
     """
     _check_tables(tables, metric)
@@ -293,12 +293,12 @@ def _check_tables(tables: Any, metric: str) -> None:
 
 
 def _decades(tables: Iterable[Table], metric: str) -> tuple[float, float]:
-    """The range of errors shown: all of them and the floors, four decades at most (ten without floors)."""
+    """The range of errors shown: all of them and the floors, four decades at most (sixteen without floors)."""
     floors = [t.floors[metric][0] for t in tables if t.floors]
     found = floors + [r[metric] for t in tables for r in t.rows if not r["error"]]
     positive = [v for v in found if math.isfinite(v) and v > 0] or [1.0]
     low = min(positive) / 2.2
-    return low, min(max(positive) * 1.6, low * (1e4 if floors else 1e10))
+    return low, min(max(positive) * 1.6, low * (1e4 if floors else 1e16))
 
 
 def _draw_curves(

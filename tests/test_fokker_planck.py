@@ -10,7 +10,8 @@ from scipy.special import ndtr
 from sdekit.data.mixtures import GaussianMixture
 from sdekit.errors import NumericsError
 from sdekit.pde import esdirk, heat_equation, solve_fokker_planck
-from sdekit.pde.fokker_planck import _FiniteVolumes
+from sdekit.pde.equations import equation_of
+from sdekit.pde.finite_volumes import FourthOrder
 from sdekit.processes import (
     ALL,
     VE,
@@ -191,7 +192,7 @@ def test_tolerance_controls_the_error_in_time():
 
 def test_product_and_matrix_are_the_same_operator():
     rng = np.random.default_rng(0)
-    volumes, y, t = _FiniteVolumes(VP(), grid(5, 12)), rng.normal(size=12), 0.3
+    volumes, y, t = FourthOrder(equation_of(VP(), "raw"), grid(5, 12)), rng.normal(size=12), 0.3
     x = volumes.solve(t, 0.7, y.copy())
     np.testing.assert_allclose(x - 0.7 * volumes.rate(t, x), y, rtol=0, atol=1e-13)
     assert abs(volumes.rate(t, y).sum()) <= 1e-12
@@ -343,8 +344,8 @@ BAD = [
     ({"times": 0.5}, ValueError, "times must be one-dimensional"),
     ({"times": [True]}, TypeError, "times must hold numbers"),
     ({"times": ["now"]}, TypeError, "times must hold numbers"),
-    ({"process": Interpolant()}, ValueError, r"times must avoid t = 1.*t_max"),
-    ({"process": 3}, TypeError, "process must be a Process"),
+    ({"equation": Interpolant()}, ValueError, r"times must avoid t = 1.*t_max"),
+    ({"equation": 3}, TypeError, "process must be a Process"),
     ({"start": 2.0}, ValueError, "start must be"),
     ({"start": True}, TypeError, "start must be a number"),
     ({"tol": 0.0}, ValueError, "tol must be"),
@@ -356,9 +357,9 @@ BAD = [
     ({"edges": EDGES[None]}, ValueError, "edges must be one-dimensional"),
     ({"edges": np.append(EDGES, np.inf)}, ValueError, "edges must be finite"),
     ({"edges": grid(3, 100)}, ValueError, r"0\.0027 of it is outside \[-3, 3\]; at most 1e-06"),
-    ({"process": VE()}, ValueError, r"mass until t = 1, where 0\.87.*outside.*deviation 50"),
+    ({"equation": VE()}, ValueError, r"mass until t = 1, where 0\.87.*outside.*deviation 50"),
     ({"density0": TARGET}, ValueError, "0.4 at t = 0: at least 120 cells, got 100"),
-    ({"process": NARROW_LATER, "start": 0.1}, ValueError, "standard deviation, .* at t = 1"),
+    ({"equation": NARROW_LATER, "start": 0.1}, ValueError, "standard deviation, .* at t = 1"),
     ({"density0": GaussianMixture([1.0], [0.05], stds=0.0)}, ValueError, "no atoms"),
     ({"density0": GaussianMixture([1.0], [[0.0, 0.0]], stds=1.0)}, ValueError, "one-dimensional"),
     ({"density0": np.ones(99)}, ValueError, "each of the 100 cells, got 99"),
@@ -368,17 +369,17 @@ BAD = [
     ({"density0": np.r_[-one_cell(50, 4), 2 * one_cell(50, 4)]}, ValueError, "not be negative"),
     ({"density0": "mixture"}, TypeError, "density0 must hold numbers"),
     (
-        {"density0": one_cell(), "process": OrnsteinUhlenbeck(theta=3.0, D=0.3, horizon=1.0)},
+        {"density0": one_cell(), "equation": OrnsteinUhlenbeck(theta=3.0, D=0.3, horizon=1.0)},
         ValueError,
         r"h / D <= 2 .* got 42\.7 at t = 0: at least 2134 cells are needed",
     ),
-    ({"density0": one_cell(), "process": SubVP()}, ValueError, "at t = 0: D is 0"),
+    ({"density0": one_cell(), "equation": SubVP()}, ValueError, "at t = 0: D is 0"),
 ]
 
 
 @pytest.mark.parametrize(("change", "error", "message"), BAD)
 def test_bad_input(change, error, message):
-    arguments = {"process": VP(), "density0": WIDE, "edges": EDGES, "times": [1.0]} | change
+    arguments = {"equation": VP(), "density0": WIDE, "edges": EDGES, "times": [1.0]} | change
     with pytest.raises(error, match=message):
         solve_fokker_planck(**arguments)
 

@@ -65,9 +65,7 @@ def check_edges(edges: Vector) -> np.ndarray:
 
 def check_start(start: Any, equation: Equation) -> float:
     """The time of density0, where the equation has terms."""
-    if start is None:
-        return equation.start
-    return check_number("start", start, *equation.span)
+    return check_number("start", equation.start if start is None else start, *equation.span)
 
 
 def check_times(times: Vector, start: float, equation: Equation) -> np.ndarray:
@@ -88,11 +86,14 @@ def check_times(times: Vector, start: float, equation: Equation) -> np.ndarray:
             f" got [{clock.min():g}, {clock.max():g}]"
         )
     for t in (start, float(clock[-1])):
-        equation.check_time(t)
+        if why := equation.singular(t):
+            raise ValueError(f"times must avoid t = {t:g}, where {why}")
     return clock
 
 
-def cell_averages(density0: Density | GaussianPrior | Vector, grid: np.ndarray) -> tuple[np.ndarray, float | None]:
+def cell_averages(
+    density0: Density | GaussianPrior | Vector, grid: np.ndarray
+) -> tuple[np.ndarray, float | None]:
     """Averages over the cells, and the smallest standard deviation of a component where it is known."""
     h = (grid[-1] - grid[0]) / (len(grid) - 1)
     if isinstance(density0, GaussianPrior):
@@ -149,7 +150,7 @@ def check_mass(averages: np.ndarray, grid: np.ndarray, t: float, scale: float, s
 
 
 def check_width(width: float | None, grid: np.ndarray, t: float) -> None:
-    """Raise if the cells are too coarse for the narrowest component of the density at t, where it is known."""
+    """Raise if the cells are too coarse for the narrowest component of the density at t, if it is known."""
     h, cells = grid[1] - grid[0], len(grid) - 1
     if width is None or width >= _CELLS_PER_STD * h * (1 - 1e-9):
         return

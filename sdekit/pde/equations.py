@@ -66,6 +66,10 @@ class Equation(ABC):
     #: Where it starts unless told otherwise.
     start = 0.0
     backward = False
+    #: Whether its transitions are known: a Gaussian about a multiple of u.
+    linear = False
+    #: Whether it runs either way.
+    two_way = False
 
     def __init__(self, given: Any, coordinates: Coordinates) -> None:
         self.given, self.coordinates = given, coordinates
@@ -78,10 +82,13 @@ class Equation(ABC):
         """a at the points u and D, per unit of time in the direction of the equation."""
 
     def head_for(self, start: float, last: float) -> None:
-        """Choose the direction in which `last` lies; only the flow has the choice."""
+        """Turn to the side on which `last` lies, where there is a choice."""
+        if self.two_way:
+            self.backward = last < start
 
-    def check_time(self, t: float) -> None:
-        """Raise if the terms are singular at an end t of the times."""
+    def singular(self, t: float) -> str:
+        """What is not finite at an end t of the times, if something is."""
+        return ""
 
     def transition(self, start: float, t: float) -> tuple[float, float] | None:
         """(scale, std) with u_t ~ N(scale u_start, std^2), where it is so."""
@@ -103,6 +110,8 @@ class Equation(ABC):
 class LinearEquation(Equation):
     """The forward equation of a process."""
 
+    linear = True
+
     def __init__(self, process: Process, coordinates: Coordinates) -> None:
         super().__init__(process, coordinates)
         self.process = process
@@ -117,14 +126,13 @@ class LinearEquation(Equation):
             f = -D
         return Terms(f * u, D, f)
 
-    def check_time(self, t: float) -> None:
-        """Raise where the rates are infinite."""
+    def singular(self, t: float) -> str:
+        """The rates, where they are infinite."""
         f, g2 = self.process.rates(t)
-        if not (math.isfinite(f) and math.isfinite(g2)):
-            raise ValueError(
-                f"times must avoid t = {t:g}, where (f, g^2) of {self.process!r} is ({f:g}, {g2:g});"
-                f" its t_max is {self.process.t_max:g}"
-            )
+        if math.isfinite(f) and math.isfinite(g2):
+            return ""
+        t_max = self.process.t_max
+        return f"(f, g^2) of {self.process!r} is ({f:g}, {g2:g}); its t_max is {t_max:g}"
 
     def transition(self, start: float, t: float) -> tuple[float, float]:
         """The kernel of the process, in u."""
@@ -147,7 +155,9 @@ class GeneralEquation(Equation):
         drift, g = self.given.drift(torch.from_numpy(u.copy()), t), self.given.diffusion
         if not isinstance(drift, Tensor) or drift.shape != u.shape:
             given = f"shape {tuple(drift.shape)}" if isinstance(drift, Tensor) else repr(drift)
-            raise ValueError(f"drift must return a tensor of the shape of x, {u.shape}, got {given}")
+            raise ValueError(
+                f"drift must return a tensor of the shape of x, {u.shape}, got {given}"
+            )
         g = check_number("diffusion(t)", _number(g(t)) if callable(g) else g, 0)
         return Terms(_finite("drift", drift.detach().double().cpu().numpy(), t), 0.5 * g * g)
 
@@ -164,7 +174,9 @@ class ModelEquation(Equation):
         # A ReverseSDE says how the model's states are shaped.
         self.event = getattr(module, "event", None) or (1,)
         if math.prod(self.event) != 1:
-            raise ValueError(f"event must be of one number for a density on the line, got {self.event}")
+            raise ValueError(
+                f"event must be of one number for a density on the line, got {self.event}"
+            )
 
     def read(self, reading: Callable[..., Tensor], x: np.ndarray, t: float) -> np.ndarray:
         """A reading of the model at positions (n,), float64."""
@@ -210,15 +222,13 @@ class ReverseEquation(ModelEquation):
 class FlowEquation(ModelEquation):
     """The density that the probability flow of a model carries, in either direction: no diffusion."""
 
+    two_way = True
+
     def terms(self, u: np.ndarray, t: float) -> Terms:
         """+-(velocity / s - (log s)' u), and 0."""
         scale, growth = self.coordinates.scale(t), self.coordinates.growth(t)
         velocity = self.read(self.denoiser.velocity, scale * u, t) / scale - growth * u
         return Terms(-velocity if self.backward else velocity, 0.0)
-
-    def head_for(self, start: float, last: float) -> None:
-        """Backward where the last time is before the start."""
-        self.backward = last < start
 
 
 def equation_of(given: Any, coordinates: str) -> Equation:
@@ -257,7 +267,9 @@ def _finite_rates(process: Process, t: float) -> tuple[float, float]:
 def _finite(name: str, values: np.ndarray, t: float) -> np.ndarray:
     bad = int((~np.isfinite(values)).sum())
     if bad:
-        raise NumericsError(f"{name} has {bad} of {len(values)} values NaN or infinite at t = {t:g}")
+        raise NumericsError(
+            f"{name} has {bad} of {len(values)} values NaN or infinite at t = {t:g}"
+        )
     return values
 
 

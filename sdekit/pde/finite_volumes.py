@@ -1,4 +1,4 @@
-"""Two discretisations of p_t = -(a p)_x + D p_xx for cell averages on a uniform grid, zero flux at the ends.
+"""Two discretisations of p_t = -(a p)_x + D p_xx: averages over uniform cells, no flux through the ends.
 
 `FourthOrder` takes p and p_x in the flux F = a p - D p_x at an interior face from the four averages around it,
 
@@ -10,6 +10,7 @@ Scharfetter and Gummel: of second order, but positive however steep the drift. M
 both. Their clock increases: it is minus the time of an equation that runs backward.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -102,7 +103,7 @@ class Upwinded:
         return self.matrix(s).solve(weight, y)
 
 
-def _terms_at(equation: Equation, faces: np.ndarray):
+def _terms_at(equation: Equation, faces: np.ndarray) -> Callable[[float], Terms]:
     """The terms at the faces as a function of the increasing clock, a model asked once a time."""
     sign = -1.0 if equation.backward else 1.0
 

@@ -34,8 +34,8 @@ _SCHEMES = {
     "fv4": (FourthOrder, esdirk.integrate, 1e-7),
     "sg": (Upwinded, implicit_euler.integrate, 1e-5),
 }
-#: How far below zero, relative to the peak, "auto" lets the scheme of fourth order fall.
-_NEGATIVE = 1e-9
+#: The most mass below zero that "auto" lets the scheme of fourth order have.
+_NEGATIVE = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +122,7 @@ def solve_fokker_planck(
             standard deviation of data of variance 1: one grid for all times of VE and EDM. Averages given and
             returned are those of the density of x, over the cells s(t) * edges.
         tol: largest L1 norm of the estimated error of a step, relative to the mass; in [1e-13, 0.1]; 1e-7 for
-            "fv4" and 1e-5 for "sg" unless given.
+            "fv4" and 1e-5 for "sg" unless given; of "sg" at least 1e-8, and 1e-5 where "auto" takes it.
 
     Raises:
         ValueError: an argument out of its range; a grid that leaves more than 1e-6 of the mass outside at
@@ -130,29 +130,12 @@ def solve_fokker_planck(
         TypeError: not an equation, not numbers.
         NumericsError: the rates or the model are not finite between the times.
     """
-    problem, grid = equation_of(equation, coordinates), check_edges(edges)
-    check_choice("scheme", scheme, ("auto", *_SCHEMES))
-    tol = None if tol is None else check_number("tol", tol, 1e-13, 0.1)
-    start = check_start(start, problem)
-    clock = check_times(times, start, problem)
-    scale = problem.coordinates.scale
-    averages, narrowest = cell_averages(density0, scale(start) * grid)
-    averages = scale(start) * averages
-    if narrowest is not None:
-        narrowest = narrowest / scale(start)
-    with problem.evaluating():
-        reason = _check_grid(problem, averages, narrowest, grid, (start, *clock.tolist()))
-        reason = reason if scheme == "auto" else ""
-        taken = scheme if scheme != "auto" else "sg" if reason else "fv4"
-        density, steps = _carried(taken, problem, averages, grid, start, clock, tol)
-        depth = (density.min(axis=1) / density.max(axis=1)).min()
-        if scheme == "auto" and depth < -_NEGATIVE:
-            taken, reason = "sg", f"fv4 fell to {depth:.1g} of the peak"
-            density, steps = _carried(taken, problem, averages, grid, start, clock, tol)
-    if problem.transition(start, start) is None:
-        check_walls(density, grid, clock)
-    scales = np.array([scale(t) for t in clock.tolist()])
-    return Solution(density / scales[:, None], grid, clock, steps, scales, taken, reason)
+    problem = _posed(equation_of(equation, coordinates), density0, edges, times, start)
+    scheme = check_choice("scheme", scheme, ("auto", *_SCHEMES))
+    least = 1e-8 if scheme == "sg" else 1e-13
+    tol = None if tol is None else check_number("tol", tol, least, 0.1)
+    with problem.equation.evaluating():
+        return problem.solution(scheme, tol)
 
 
 def heat_equation(
@@ -166,72 +149,99 @@ def heat_equation(
     return solve_fokker_planck(Heat(horizon=last), density0, edges, times, **keywords)
 
 
-def _check_grid(
-    problem: Equation,
-    averages: np.ndarray,
-    narrowest: float | None,
-    grid: np.ndarray,
-    times: tuple[float, ...],
-) -> str:
-    """Why the scheme of fourth order will not do, if so; raises where none will."""
-    start, reason = times[0], ""
-    for t in times:
-        law = problem.transition(start, t) if t != start else (1.0, 0.0)
-        if law is None:
-            check_width(problem.narrowest(t), grid, t)
-            continue
-        if t != start:
-            check_mass(averages, grid, t, *law)
-        if narrowest is not None:
-            check_width(math.hypot(law[0] * narrowest, law[1]), grid, t)
-        elif not reason and (steep := steepness(problem, averages, grid, t, *law)) > 2:
-            reason = f"density0 is not smooth and |a| h / D = {steep:.3g} at t = {t:g}"
-    return reason
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """A density to carry: averages of the density of u at `start` over the cells of `grid`."""
+
+    equation: Equation
+    averages: np.ndarray
+    narrowest: float | None
+    grid: np.ndarray
+    start: float
+    clock: np.ndarray
+
+    def solution(self, scheme: str, tol: float | None) -> Solution:
+        """The solution by the scheme asked for, or by the one that will do."""
+        rough, taken, reason = self.check(), scheme, ""
+        if scheme == "auto":
+            taken, reason = ("sg" if rough else "fv4"), rough
+        # A tolerance meant for fv4 would cost sg, whose error in time is of lower order, very many steps.
+        q, steps = self.carried(taken, None if reason else tol)
+        below = (self.grid[1] - self.grid[0]) * -q.clip(max=0).sum(axis=1).min()
+        if scheme == "auto" and below > _NEGATIVE:
+            taken, reason = "sg", f"fv4 left a mass of {below:.1g} below zero"
+            q, steps = self.carried(taken, None)
+        if not self.equation.linear:
+            check_walls(q, self.grid, self.clock)
+        scale = np.array([self.equation.coordinates.scale(t) for t in self.clock.tolist()])
+        return Solution(q / scale[:, None], self.grid, self.clock, steps, scale, taken, reason)
+
+    def check(self) -> str:
+        """Why the scheme of fourth order will not do, if so; raises where none will."""
+        rough = ""
+        for t in (self.start, *self.clock.tolist()):
+            check_width(self.equation.narrowest(t), self.grid, t)
+            law = (1.0, 0.0) if t == self.start else self.equation.transition(self.start, t)
+            if law is None:
+                continue
+            check_mass(self.averages, self.grid, t, *law)
+            if self.narrowest is not None:
+                check_width(math.hypot(law[0] * self.narrowest, law[1]), self.grid, t)
+            elif not rough:
+                steep = steepness(self.equation, self.averages, self.grid, t, *law)
+                if steep > 2:
+                    rough = f"density0 is not smooth and |a| h / D = {steep:.3g} at t = {t:g}"
+        return rough
+
+    def carried(self, scheme: str, tol: float | None) -> tuple[np.ndarray, int]:
+        """The averages at the times of `clock`, and the steps they took."""
+        discretised, integrate, usual = _SCHEMES[scheme]
+        tol = usual if tol is None else tol
+        system, y, steps, rows = discretised(self.equation, self.grid), self.averages, 0, []
+        for begin, stops, wanted in _smooth_pieces(self.equation, self.start, self.clock):
+            solved = list(integrate(system, y, begin, stops, tol))
+            rows += [row for row, _ in solved[:wanted]]
+            y, accepted = solved[-1]
+            steps += accepted
+        return np.stack(rows), steps
 
 
-def _carried(
-    scheme: str,
-    problem: Equation,
-    y: np.ndarray,
-    grid: np.ndarray,
-    start: float,
-    clock: np.ndarray,
-    tol: float | None,
-) -> tuple[np.ndarray, int]:
-    """The rows at the times of `clock` and the steps they took."""
-    discretised, integrate, usual = _SCHEMES[scheme]
-    system, steps, rows = discretised(problem, grid), 0, []
-    sign = -1.0 if problem.backward else 1.0
-    wanted = set((sign * clock).tolist())
-    for begin, stops in _smooth_pieces(problem, sign * start, sign * clock):
-        solved = list(integrate(system, y, begin, stops, usual if tol is None else tol))
-        rows += [row for s, (row, _) in zip(stops, solved, strict=True) if s in wanted]
-        y, accepted = solved[-1]
-        steps += accepted
-    return np.stack(rows), steps
+def _posed(
+    equation: Equation,
+    density0: Density | GaussianPrior | Vector,
+    edges: Vector,
+    times: Vector,
+    start: float | None,
+) -> _Problem:
+    """The problem in the coordinates of the equation, its arguments checked."""
+    grid, begin = check_edges(edges), check_start(start, equation)
+    clock = check_times(times, begin, equation)
+    scale = equation.coordinates.scale(begin)
+    averages, narrowest = cell_averages(density0, scale * grid)
+    narrowest = None if narrowest is None else narrowest / scale
+    return _Problem(equation, scale * averages, narrowest, grid, begin, clock)
 
 
 def _smooth_pieces(
-    problem: Equation, start: float, clock: np.ndarray
-) -> Iterator[tuple[float, list[float]]]:
-    """Beginnings and stops of the pieces of [start, last time] on which the terms are smooth.
+    equation: Equation, start: float, clock: np.ndarray
+) -> Iterator[tuple[float, list[float], int]]:
+    """Beginnings and stops of pieces on which the terms are smooth, and how many of the stops were asked for.
 
-    An embedded error hardly sees a jump inside a step (its weights are small), so every piece is a run of its
-    own. At a jump the terms are those of earlier times: the pieces at its later side keep off by 1e-12.
+    They are in the increasing time of the integrators. An embedded error hardly sees a jump inside a step
+    (its weights are small), so every piece is a run of its own. At a jump the terms are those of earlier times
+    of the process, so the piece on its other side keeps off by 1e-12.
     """
-    jumps, last = problem.jumps(), float(clock[-1])
+    sign = -1.0 if equation.backward else 1.0
+    jumps = sorted(sign * t for t in equation.jumps())
     gap = 1e-12 if jumps else 0.0
-    if problem.backward:
-        joints = [-t for t in reversed(jumps) if start < -t <= last]
-        for a, b in pairwise((-math.inf, *joints, math.inf)):
+    start, clock = sign * start, sign * clock
+    last = float(clock[-1])
+    inside = [s for s in jumps if start < s and (s <= last if equation.backward else s < last)]
+    for a, b in pairwise((-math.inf, *inside, math.inf)):
+        if equation.backward:
+            begin, end = max(a, start), min(b - gap, last)
             stops = clock[(clock >= a) & (clock < b)].tolist()
-            yield max(a, start), _ending_with(min(b - gap, last), stops)
-    else:
-        joints = [t for t in jumps if start < t < last]
-        for a, b in pairwise((-math.inf, *joints, math.inf)):
+        else:
+            begin, end = max(a, start) + gap, min(b, last)
             stops = clock[(clock > a) & (clock <= b)].tolist()
-            yield max(a, start) + gap, _ending_with(min(b, last), stops)
-
-
-def _ending_with(end: float, stops: list[float]) -> list[float]:
-    return stops if end in stops else [*stops, end]
+        yield begin, stops if end in stops else [*stops, end], len(stops)

@@ -11,7 +11,7 @@ from sdekit.data.mixtures import GaussianMixture
 from sdekit.errors import NumericsError
 from sdekit.pde import ScalarSDE, esdirk, heat_equation, solve_fokker_planck
 from sdekit.pde.equations import equation_of
-from sdekit.pde.finite_volumes import FourthOrder, Upwinded
+from sdekit.pde.finite_volumes import FourthOrder
 from sdekit.processes import (
     ALL,
     VE,

@@ -1,8 +1,10 @@
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from helpers import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import expm
@@ -15,7 +17,6 @@ from sdekit.pde.equations import equation_of
 from sdekit.pde.finite_volumes import FourthOrder, Upwinded
 from sdekit.pde.scharfetter_gummel import face_weights
 from sdekit.processes import VP, Heat, OrnsteinUhlenbeck
-from tests.helpers import normal
 
 TARGET, TIMES = two_mode(), (0.1, 0.5, 1.0)
 
@@ -71,7 +72,7 @@ def test_a_point_mass_on_a_steep_drift_and_a_scheme_that_cannot_do_it():
     equation = equation_of(SWITCHING, "raw")
     positive, central = Upwinded(equation, edges), FourthOrder(equation, edges)
     y = z = start
-    for a, b in zip(ends[:-1], ends[1:], strict=True):
+    for a, b in pairwise(ends):
         y, _ = implicit_euler.step(positive, a, b, y)
         z = central.solve(b, b - a, z.copy())
         assert y.min() >= 0

@@ -1,6 +1,6 @@
 """Two discretisations of p_t = -(a p)_x + D p_xx: averages over uniform cells, no flux through the ends.
 
-`FourthOrder` takes p and p_x in the flux F = a p - D p_x at an interior face from the four averages around it,
+`FourthOrder` takes p and p_x in the flux F = a p - D p_x at a face from the four averages around it,
 
     p   = (7 (p_k + p_k+1) - (p_k-1 + p_k+2)) / 12
     p_x = (15 (p_k+1 - p_k) - (p_k+2 - p_k-1)) / (12 h)
@@ -54,9 +54,9 @@ class FourthOrder:
             bands[6 - j, column] += weights[face, j]
         return bands
 
-    def rate(self, s: float, y: np.ndarray) -> np.ndarray:
+    def rate(self, t: float, y: np.ndarray) -> np.ndarray:
         """Minus the differences of the fluxes, not a matrix product: they telescope, so mass is kept."""
-        drift, D, _ = self.terms(s)
+        drift, D, _ = self.terms(t)
         drift, spread = drift / 12, D / (12 * self.h)
         inner, jump = y[:-1] + y[1:], y[1:] - y[:-1]
         flux = np.zeros(len(y) + 1)
@@ -65,9 +65,9 @@ class FourthOrder:
         flux[[1, -2]] = (6 * drift * inner - 12 * spread * jump)[[0, -1]]
         return (flux[:-1] - flux[1:]) / self.h
 
-    def solve(self, s: float, weight: float, y: np.ndarray) -> np.ndarray:
+    def solve(self, t: float, weight: float, y: np.ndarray) -> np.ndarray:
         """One factorisation and one solve: every stage of a step has its own time, so its own matrix."""
-        drift, D, f = self.terms(s)
+        drift, D, f = self.terms(t)
         if f is None:
             np.multiply(self._bands(self.value * drift[:, None]), -weight, out=self.matrix)
         else:
@@ -76,7 +76,7 @@ class FourthOrder:
         self.matrix[4] += 1.0
         *_, x, info = self.gbsv(2, 2, self.matrix, y, overwrite_ab=True, overwrite_b=True)
         if info:
-            raise NumericsError(f"the matrix of the implicit stage at t = {abs(s):g} is singular")
+            raise NumericsError(f"the matrix of the implicit stage at t = {abs(t):g} is singular")
         return x
 
 
@@ -88,19 +88,19 @@ class Upwinded:
         terms = _terms_at(equation, edges[1:-1])
 
         @lru_cache(maxsize=_KEPT)
-        def matrix(s: float) -> Tridiagonal:
-            drift, D, _ = terms(s)
+        def matrix(t: float) -> Tridiagonal:
+            drift, D, _ = terms(t)
             return generator(drift, D, self.h)
 
         self.matrix = matrix
 
-    def rate(self, s: float, y: np.ndarray) -> np.ndarray:
+    def rate(self, t: float, y: np.ndarray) -> np.ndarray:
         """M y."""
-        return self.matrix(s).product(y)
+        return self.matrix(t).product(y)
 
-    def solve(self, s: float, weight: float, y: np.ndarray) -> np.ndarray:
+    def solve(self, t: float, weight: float, y: np.ndarray) -> np.ndarray:
         """The positive solution x of (I - weight M) x = y."""
-        return self.matrix(s).solve(weight, y)
+        return self.matrix(t).solve(weight, y)
 
 
 def _terms_at(equation: Equation, faces: np.ndarray) -> Callable[[float], Terms]:
@@ -108,7 +108,7 @@ def _terms_at(equation: Equation, faces: np.ndarray) -> Callable[[float], Terms]
     sign = -1.0 if equation.backward else 1.0
 
     @lru_cache(maxsize=_KEPT)
-    def terms(s: float) -> Terms:
-        return equation.terms(faces, sign * s)
+    def terms(t: float) -> Terms:
+        return equation.terms(faces, sign * t)
 
     return terms

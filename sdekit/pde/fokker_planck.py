@@ -228,8 +228,8 @@ def _smooth_pieces(
     """Beginnings and stops of pieces on which the terms are smooth, and how many of the stops were asked for.
 
     They are in the increasing time of the integrators. An embedded error hardly sees a jump inside a step
-    (its weights are small), so every piece is a run of its own. At a jump the terms are those of earlier times
-    of the process, so the piece on its other side keeps off by 1e-12.
+    (its weights are small), so every piece is a run of its own. At a jump the terms are those of earlier
+    times of the process, so the piece on its other side keeps off by 1e-12.
     """
     sign = -1.0 if equation.backward else 1.0
     jumps = sorted(sign * t for t in equation.jumps())

@@ -84,11 +84,19 @@ def test_averages_given_are_of_x_as_those_returned():
 
 @pytest.mark.parametrize("process", [VP(), SubVP(), VE(), EDM(), Heat()], ids=repr)
 def test_growth_is_the_slope_of_the_logarithm_of_the_scale(process):
-    coordinates = Coordinates(process, scaled=True)
+    coordinates = Coordinates(process)
     for t in (0.2 * process.horizon, 0.7 * process.horizon):
         dt = 1e-5 * process.horizon
         slope = np.log(coordinates.scale(t + dt) / coordinates.scale(t - dt)) / (2 * dt)
         assert coordinates.growth(t) == pytest.approx(slope, rel=1e-7, abs=1e-9)
+
+
+def test_resolution_is_cells_to_the_narrowest_standard_deviation():
+    process, edges = VE(), grid(8, 800)
+    law = GaussianMixture(None, [0.3], stds=0.4)
+    solution = solve_fokker_planck(process, law, edges, [0.0, 0.7], coordinates="scaled")
+    std = np.hypot(0.4, process.sigma(0.7)) / np.hypot(1.0, process.sigma(0.7))
+    np.testing.assert_allclose(solution.resolution, np.array([20.0, 50 * std]), rtol=2e-3)
 
 
 def test_a_grid_too_narrow_or_too_coarse_in_units_of_u():

@@ -191,7 +191,7 @@ def test_there_and_back_from_the_law_at_the_end(process, kind):
     for t, s, row in zip(times, solution.scale, solution.density, strict=True):
         assert l1(row, averages(TARGET.at(process, t), s * edges), s * edges) <= 5e-7
     assert np.abs(solution.mass - 1).max() <= 1e-11
-    if kind is sk.ProbabilityFlow:
+    if kind is sk.ProbabilityFlow and isinstance(process, (SubVP, EDM)):
         back = solve_fokker_planck(
             equation, solution.density[1], edges, [process.t_max], start=times[1],
             coordinates="scaled", tol=1e-8,
@@ -201,13 +201,13 @@ def test_there_and_back_from_the_law_at_the_end(process, kind):
 
 
 def test_a_wrong_prior_is_forgotten_by_the_sde_and_kept_by_the_flow():
-    model, edges, end = WIDE.denoiser(VP()), grid(8, 1200), 1e-3
+    model, edges, end = WIDE.denoiser(VP()), grid(8, 900), 1e-3
     prior, p_T = averages(VP().prior, edges), averages(WIDE.at(VP(), 1.0), edges)
     p_end = averages(WIDE.at(VP(), end), edges)
     before = kl(prior, p_T, edges)
     assert before == pytest.approx(1.3821e-5, rel=1e-3)
     sde, flow = (
-        solve_fokker_planck(kind(model), VP().prior, edges, [end], tol=1e-10).density[0]
+        solve_fokker_planck(kind(model), VP().prior, edges, [end], tol=1e-9).density[0]
         for kind in (sk.ReverseSDE, sk.ProbabilityFlow)
     )
     assert kl(flow, p_end, edges) == pytest.approx(before, rel=1e-3)
@@ -343,8 +343,8 @@ test_bad_input = bad_input(
         ("drift no function", lambda: ScalarSDE(3.0, 1.0), TypeError, ["drift(x, t)", "3.0"]),  # type: ignore[arg-type]
         ("diffusion negative", lambda: ScalarSDE(well, -1.0), ValueError, ["diffusion", "-1.0"]),
         ("diffusion a flag", lambda: ScalarSDE(well, True), TypeError, ["diffusion", "True"]),
-        ("drift a number", call(ScalarSDE(lambda x, t: 0.0, 1.0)), ValueError,
-         ["drift must", "(199,)", "0.0"]),  # type: ignore[arg-type]
+        ("drift a number", call(ScalarSDE(lambda x, t: 0.0, 1.0)), ValueError,  # type: ignore[arg-type]
+         ["drift must", "(199,)", "0.0"]),
         ("drift a column", call(ScalarSDE(lambda x, t: x[:, None], 1.0)), ValueError, ["(199, 1)"]),
         ("g turns negative", call(ScalarSDE(well, lambda t: 0.1 - t)), ValueError, ["diffusion(t)", "-0."]),
         ("drift not finite", call(ScalarSDE(lambda x, t: x / 0, 1.0)), sk.NumericsError,

@@ -10,29 +10,29 @@ for every affine process: the Ornstein-Uhlenbeck equation in a clock of its own.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 from sdekit.processes import Process
-
-Name = Literal["raw", "scaled"]
 
 
 @dataclass(frozen=True)
 class Coordinates:
-    """u = x / scale(t); the identity unless `scaled`. Both need a process only where they are scaled."""
+    """u = x / s(t) for the s of a process; x itself without one."""
 
     process: Process | None = None
-    scaled: bool = False
 
     def scale(self, t: float) -> float:
         """s(t), the length in x of a unit of u."""
-        if self.process is None or not self.scaled:
+        if self.process is None:
             return 1.0
         return math.hypot(self.process.alpha(t), self.process.sigma(t))
 
     def growth(self, t: float) -> float:
         """d log s / dt = f + g^2 / (2 s^2)."""
-        if self.process is None or not self.scaled:
+        if self.process is None:
             return 0.0
         f, g2 = self.process.rates(t)
         return float(f + 0.5 * g2 / self.scale(t) ** 2)
+
+
+#: x itself.
+RAW = Coordinates()

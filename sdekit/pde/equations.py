@@ -20,7 +20,7 @@ from torch import Tensor
 from sdekit.data.mixtures import ExactDenoiser
 from sdekit.denoisers import Denoiser, device_of
 from sdekit.errors import NumericsError, check_choice, check_number
-from sdekit.pde.coordinates import Coordinates
+from sdekit.pde.coordinates import RAW, Coordinates
 from sdekit.processes import Process
 from sdekit.sampling.flow_ode import ProbabilityFlow
 from sdekit.sampling.front_door import evaluating
@@ -66,8 +66,6 @@ class Equation(ABC):
     #: Where it starts unless told otherwise.
     start = 0.0
     backward = False
-    #: Whether its transitions are known: a Gaussian about a multiple of u.
-    linear = False
     #: Whether it runs either way.
     two_way = False
 
@@ -110,8 +108,6 @@ class Equation(ABC):
 class LinearEquation(Equation):
     """The forward equation of a process."""
 
-    linear = True
-
     def __init__(self, process: Process, coordinates: Coordinates) -> None:
         super().__init__(process, coordinates)
         self.process = process
@@ -121,7 +117,7 @@ class LinearEquation(Equation):
         """f u and g^2 / 2; the Ornstein-Uhlenbeck equation where coordinates are scaled."""
         f, g2 = _finite_rates(self.process, t)
         D = 0.5 * g2
-        if self.coordinates.scaled:
+        if self.coordinates.process is not None:
             D = D / self.coordinates.scale(t) ** 2
             f = -D
         return Terms(f * u, D, f)
@@ -152,14 +148,16 @@ class GeneralEquation(Equation):
 
     def terms(self, u: np.ndarray, t: float) -> Terms:
         """The two functions at t, checked."""
-        drift, g = self.given.drift(torch.from_numpy(u.copy()), t), self.given.diffusion
+        drift = self.given.drift(torch.from_numpy(u.copy()), t)
         if not isinstance(drift, Tensor) or drift.shape != u.shape:
             given = f"shape {tuple(drift.shape)}" if isinstance(drift, Tensor) else repr(drift)
             raise ValueError(
                 f"drift must return a tensor of the shape of x, {u.shape}, got {given}"
             )
-        g = check_number("diffusion(t)", _number(g(t)) if callable(g) else g, 0)
-        return Terms(_finite("drift", drift.detach().double().cpu().numpy(), t), 0.5 * g * g)
+        g = self.given.diffusion
+        g = g(t) if callable(g) else g
+        g = check_number("diffusion(t)", g.item() if isinstance(g, Tensor) else g, 0)
+        return Terms(_finite("drift", drift.detach().cpu().double().numpy(), t), 0.5 * g * g)
 
 
 class ModelEquation(Equation):
@@ -178,6 +176,10 @@ class ModelEquation(Equation):
                 f"event must be of one number for a density on the line, got {self.event}"
             )
 
+    def __repr__(self) -> str:
+        # A module's own lists its layers.
+        return f"{type(self.module).__name__} of {self.process!r}"
+
     def read(self, reading: Callable[..., Tensor], x: np.ndarray, t: float) -> np.ndarray:
         """A reading of the model at positions (n,), float64."""
         device = device_of(self.denoiser)
@@ -185,7 +187,7 @@ class ModelEquation(Equation):
         points = torch.from_numpy(x.copy()).to(device, dtype).reshape(-1, *self.event)
         with torch.no_grad():
             values = reading(points, t, **self.module.conditions)
-        return _finite("the model", values.double().cpu().numpy().reshape(-1), t)
+        return _finite("the model", values.cpu().double().numpy().reshape(-1), t)
 
     def narrowest(self, t: float) -> float | None:
         """That of the exact law, where the model is exact."""
@@ -239,15 +241,19 @@ def equation_of(given: Any, coordinates: str) -> Equation:
         ValueError: scaled coordinates for an SDE that names no process.
     """
     scaled = check_choice("coordinates", coordinates, ("raw", "scaled")) == "scaled"
+
+    def along(process: Process) -> Coordinates:
+        return Coordinates(process) if scaled else RAW
+
     match given:
         case Process():
-            return LinearEquation(given, Coordinates(given, scaled))
+            return LinearEquation(given, along(given))
         case ReverseSDE():
-            return ReverseEquation(given, Coordinates(given.denoiser.process, scaled))
+            return ReverseEquation(given, along(given.denoiser.process))
         case ProbabilityFlow():
-            return FlowEquation(given, Coordinates(given.denoiser.process, scaled))
+            return FlowEquation(given, along(given.denoiser.process))
         case ScalarSDE() if not scaled:
-            return GeneralEquation(given, Coordinates())
+            return GeneralEquation(given, RAW)
         case ScalarSDE():
             raise ValueError('coordinates="scaled" follow alpha and sigma of a process; use "raw"')
     hint = "; wrap it in sk.ReverseSDE or sk.ProbabilityFlow" if isinstance(given, Denoiser) else ""
@@ -278,10 +284,6 @@ def _joints(process: Process) -> list[float]:
     schedule = getattr(process, "schedule", None)
     n = len(schedule.betas) if isinstance(schedule, Tabulated) else 0
     return [i / n for i in range(1, n)]
-
-
-def _number(value: Any) -> Any:
-    return value.item() if isinstance(value, (Tensor, np.generic)) and value.ndim == 0 else value
 
 
 def _name(value: Any) -> str:

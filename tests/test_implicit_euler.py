@@ -92,6 +92,9 @@ def test_the_limited_correction_is_the_correction_where_nothing_is_near_zero():
     moved = implicit_euler._moved(emptied, change)
     assert moved.min() >= 0
     assert moved.sum() == pytest.approx(emptied.sum(), rel=1e-14)
+    # A cell that was given below zero gives nothing.
+    emptied[10] = -9.0
+    assert implicit_euler._moved(emptied, change)[10] >= -9.0
 
 
 def test_the_stationary_gaussian_stays_to_round_off():

@@ -137,7 +137,7 @@ def solve_fokker_planck(
             standard deviation of data of variance 1: one grid for all times of VE and EDM. Averages given and
             returned are those of the density of x, over the cells s(t) * edges.
         tol: largest L1 norm of the estimated error of a step, relative to the mass; in [1e-13, 0.1]; 1e-7 for
-            "fv4" and 1e-5 for "sg" unless given; of "sg" at least 1e-8, and 1e-5 where "auto" takes it.
+            "fv4" and 1e-5 for "sg" unless given; for "sg" at least 1e-8, and 1e-5 where "auto" takes it.
 
     Raises:
         ValueError: an argument out of its range; a grid that leaves more than 1e-6 of the mass outside at
@@ -181,11 +181,12 @@ class _Problem:
         if scheme == "auto":
             taken, reason = ("sg" if rough else "fv4"), rough
         # A tolerance meant for fv4 would cost sg, whose error in time is of lower order, very many steps.
-        q, steps = self.carried(taken, None if reason else tol)
+        loose = None if tol is None else max(tol, _SCHEMES["sg"][2])
+        q, steps = self.carried(taken, loose if reason else tol)
         below = (self.grid[1] - self.grid[0]) * -q.clip(max=0).sum(axis=1).min()
         if scheme == "auto" and below > _NEGATIVE:
             taken, reason = "sg", f"fv4 left a mass of {below:.1g} below zero"
-            q, steps = self.carried(taken, None)
+            q, steps = self.carried(taken, loose)
         if not isinstance(self.equation, LinearEquation):
             check_walls(q, self.grid, self.clock)
         coordinates = self.equation.coordinates

@@ -44,7 +44,7 @@ def _moved(y: np.ndarray, change: np.ndarray) -> np.ndarray:
     leaving[:-1] += flow.clip(min=0)
     leaving[1:] -= flow.clip(max=0)
     # Rounding must not take the last digit of a cell that is emptied.
-    share = (1 - 1e-12) * y / (np.maximum(leaving, y) + np.finfo(float).tiny)
+    share = (1 - 1e-12) * y.clip(min=0) / (np.maximum(leaving, y) + np.finfo(float).tiny)
     flow *= np.where(flow > 0, share[:-1], share[1:])
     moved = y.copy()
     moved[:-1] -= flow

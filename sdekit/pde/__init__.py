@@ -2,6 +2,7 @@
 
 from sdekit.pde.bridge import SchrodingerBridge1D
 from sdekit.pde.density import Density1D, Law
+from sdekit.pde.equations import ScalarSDE
 from sdekit.pde.fokker_planck import Solution, heat_equation, solve_fokker_planck
 from sdekit.pde.plane import PlaneSolution, solve_fokker_planck_2d
 from sdekit.pde.plane_equations import PlaneSDE
@@ -20,6 +21,7 @@ __all__ = [
     "Law",
     "PlaneSDE",
     "PlaneSolution",
+    "ScalarSDE",
     "SchrodingerBridge1D",
     "ScoreReport",
     "ScoreResidual",

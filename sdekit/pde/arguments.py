@@ -7,8 +7,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
+from sdekit.data.mixtures import GaussianMixture
 from sdekit.elementary import ratio
-from sdekit.processes import Process
+from sdekit.errors import check_number
+from sdekit.pde.equations import Equation
+from sdekit.processes import GaussianPrior
 
 _OUTSIDE = 1e-6  # the largest mass that may lie beyond the ends of the grid
 _CELLS_PER_STD = 3  # fewer cells in the smallest standard deviation are not resolved
@@ -60,32 +63,41 @@ def check_edges(edges: Vector) -> np.ndarray:
     return grid
 
 
-def check_times(times: Vector, process: Process, start: float) -> np.ndarray:
-    """Increasing times in [start, T] with finite rates at both ends, float64."""
+def check_start(start: Any, equation: Equation) -> float:
+    """The time of density0, where the equation has terms."""
+    return check_number("start", equation.start if start is None else start, *equation.span)
+
+
+def check_times(times: Vector, start: float, equation: Equation) -> np.ndarray:
+    """Times from `start` on in the direction of the equation, with finite terms at both ends, float64."""
     clock = vector("times", times)
     if not len(clock):
         raise ValueError("times must hold at least one time, got none")
-    if (back := np.flatnonzero(np.diff(clock) <= 0)).size:
+    equation.head_for(start, float(clock[-1]))
+    sign, verb = (-1, "decrease") if equation.backward else (1, "increase")
+    if (back := np.flatnonzero(sign * np.diff(clock) <= 0)).size:
         i = back[0]
-        raise ValueError(f"times must increase, got {clock[i]:g} and then {clock[i + 1]:g}")
-    if clock[0] < start or clock[-1] > process.horizon:
+        raise ValueError(f"times must {verb}, got {clock[i]:g} and then {clock[i + 1]:g}")
+    low, high = equation.span
+    low, high = (low, start) if equation.backward else (start, high)
+    if clock.min() < low or clock.max() > high:
         raise ValueError(
-            f"times must lie in [start, T] = [{start:g}, {process.horizon:g}] for {process!r},"
-            f" got [{clock[0]:g}, {clock[-1]:g}]"
+            f"times must lie in [{low:g}, {high:g}], {verb} from start = {start:g}, for {equation!r};"
+            f" got [{clock.min():g}, {clock.max():g}]"
         )
     for t in (start, float(clock[-1])):
-        f, g2 = process.rates(t)
-        if not (math.isfinite(f) and math.isfinite(g2)):
-            raise ValueError(
-                f"times must avoid t = {t:g}, where (f, g^2) of {process!r} is ({f:g}, {g2:g});"
-                f" its t_max is {process.t_max:g}"
-            )
+        if why := equation.singular(t):
+            raise ValueError(f"times must avoid t = {t:g}, where {why}")
     return clock
 
 
-def cell_averages(density0: Density | Vector, grid: np.ndarray) -> tuple[np.ndarray, float | None]:
+def cell_averages(
+    density0: Density | GaussianPrior | Vector, grid: np.ndarray
+) -> tuple[np.ndarray, float | None]:
     """Averages over the cells, and the smallest standard deviation of a component where it is known."""
     h = (grid[-1] - grid[0]) / (len(grid) - 1)
+    if isinstance(density0, GaussianPrior):
+        density0 = GaussianMixture(None, [0.0], stds=density0.std)
     if isinstance(density0, Density):
         x = torch.from_numpy(grid)
         below = vector("density0.cdf(edges)", density0.cdf(x))
@@ -137,45 +149,53 @@ def check_mass(averages: np.ndarray, grid: np.ndarray, t: float, scale: float, s
         )
 
 
-def check_resolution(
-    rates: tuple[Any, Any],
-    averages: np.ndarray,
-    narrowest: float | None,
-    grid: np.ndarray,
-    t: float,
-    scale: float,
-    std: float,
-) -> None:
-    """Raise if the cells are too coarse for the density at t.
+def check_width(width: float | None, grid: np.ndarray, t: float) -> None:
+    """Raise if the cells are too coarse for the narrowest component of the density at t, if it is known."""
+    h, cells = grid[1] - grid[0], len(grid) - 1
+    if width is None or width >= _CELLS_PER_STD * h * (1 - 1e-9):
+        return
+    raise ValueError(
+        f"edges must give {_CELLS_PER_STD} cells to the narrowest standard deviation, {width:.3g} at"
+        f" t = {t:g}: at least {math.ceil(_CELLS_PER_STD * h * cells / width * (1 - 1e-9))} cells,"
+        f" got {cells}"
+    )
+
+
+def steepness(
+    equation: Equation, averages: np.ndarray, grid: np.ndarray, t: float, scale: float, std: float
+) -> float:
+    """|a| h / D where there is density at t, or 0 if the density is smooth.
 
     Central differences oscillate where a feature is as narrow as the layer D / |a| of a steep cell, so the
-    bound |a| h / D <= 2 matters only for unresolved features: a smooth density stays smooth under a linear
-    drift (it is scaled and blurred), and sub-VP, where D(0) = 0, needs no exception. Three cells in the
-    narrowest standard deviation are asked of densities that name it; bare averages, whose features may be
-    sharp on purpose, are let through below the bound.
+    bound |a| h / D <= 2 matters only for features of fewer than three cells: a smooth density stays smooth
+    (it is scaled and blurred), and sub-VP, where D(0) = 0, needs no exception.
     """
-    h, cells = grid[1] - grid[0], len(grid) - 1
+    h = grid[1] - grid[0]
+    if math.hypot(scale * h * cells_per_std(averages), std) >= _CELLS_PER_STD * h:
+        return 0.0
+    support = grid[:-1][averages > 1e-12 * averages.max()]
+    low = max(scale * support[0] - _SUPPORT * std, grid[0]) - h / 2
+    high = min(scale * (support[-1] + h) + _SUPPORT * std, grid[-1]) + h / 2
+    drift, spread, _ = equation.terms(grid[(grid > low) & (grid < high)], t)
+    steepest = float(np.abs(drift).max())
+    return float(ratio(steepest * h, spread)) if steepest else 0.0
+
+
+def cells_per_std(averages: np.ndarray) -> float:
+    """The standard deviation, in cells, of a Gaussian with the peak and the largest curvature given."""
     curvature = np.abs(np.diff(averages, 2)).max() / averages.max()
     # At the peak of a Gaussian the second derivative is peak / std^2.
-    peak_width = h / math.sqrt(curvature) if curvature else math.inf
-    width = peak_width if narrowest is None else narrowest
-    width = math.hypot(scale * width, std)
-    if width >= _CELLS_PER_STD * h * (1 - 1e-9):
-        return
-    if narrowest is not None:
+    return 1 / math.sqrt(curvature) if curvature else math.inf
+
+
+def check_walls(density: np.ndarray, grid: np.ndarray, times: np.ndarray) -> None:
+    """Raise if mass has come to the ends of the grid, where it cannot go further."""
+    cells = density.shape[1]
+    ends = max(1, cells // 100)
+    near = (grid[1] - grid[0]) * (density[:, :ends].sum(1) + density[:, -ends:].sum(1))
+    if near.max() > _OUTSIDE:
+        worst = int(near.argmax())
         raise ValueError(
-            f"edges must give {_CELLS_PER_STD} cells to the narrowest standard deviation,"
-            f" {width:.3g} at t = {t:g}: at least"
-            f" {math.ceil(_CELLS_PER_STD * h * cells / width * (1 - 1e-9))} cells, got {cells}"
-        )
-    f, g2 = map(float, rates)
-    support = np.flatnonzero(averages > 1e-12 * averages.max())
-    reach = max(abs(grid[support[0]]), abs(grid[support[-1] + 1]))
-    reach = min(scale * reach + _SUPPORT * std, max(-grid[0], grid[-1]))
-    layers = ratio(abs(f) * reach * h, g2 / 2) if f else 0.0
-    if layers > 2:
-        enough = f"at least {math.ceil(layers / 2 * cells)} cells are needed" if g2 else "D is 0"
-        raise ValueError(
-            f"edges must keep |f x| h / D <= 2 where density0 is not smooth (its features are narrower"
-            f" than {_CELLS_PER_STD} cells), got {layers:.3g} at t = {t:g}: {enough}, or a smooth density"
+            f"edges must hold the mass until t = {times[worst]:g}, where {near[worst]:.2g} of it has come"
+            f" to the outermost {ends} of the {cells} cells at either end; at most {_OUTSIDE:g} may"
         )

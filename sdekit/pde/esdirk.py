@@ -8,11 +8,12 @@ Mathematics 44, appendix C. The system is linear, so a stage is one linear solve
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction as F
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
-from sdekit.errors import NumericsError
+from sdekit.pde import adaptive
 
 #: The tableau as exact rationals: row i holds the weights of stages 0 .. i.
 A: tuple[tuple[F, ...], ...] = (
@@ -80,33 +81,6 @@ def step(
 def integrate(
     system: LinearSystem, y: np.ndarray, start: float, times: Sequence[float], tol: float
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Yield y and the number of accepted steps so far at each of the increasing `times`.
-
-    M must be smooth between `start` and the last of `times`: a step that straddles a jump is not noticed.
-    A step is accepted when the L1 norm of its embedded error is at most `tol` times that of the first y.
-
-    Raises:
-        NumericsError: the error of a step is not finite, or the step has shrunk to nothing.
-    """
-    scale = float(np.abs(y).sum())
-    slope = float(np.abs(system.rate(start, y)).sum())
-    t, accepted, span = start, 0, times[-1] - start
-    # A slope that changes by its own size over the first step would cost about dt^4.
-    dt = span if slope * span <= tol**0.25 * scale else tol**0.25 * scale / slope
-    for end in times:
-        while t < end:
-            # The last step before an output stretches by a tenth rather than leave a sliver.
-            stop = end if t + 1.1 * dt >= end else t + dt
-            new, error = step(system, t, stop, y)
-            size = float(np.abs(error).sum()) / scale
-            if not (np.isfinite(size) and stop > t):
-                raise NumericsError(f"the time step failed at t = {t:g} (dt = {dt:g})")
-            factor = min(5.0, max(0.2, 0.9 * (tol / size) ** 0.25)) if size > 0 else 5.0
-            proposal = factor * (stop - t)
-            if size > tol:
-                dt = proposal
-                continue
-            # A step cut short by an output says nothing against the step before it.
-            dt = max(dt, proposal) if stop == end else proposal
-            t, y, accepted = stop, new, accepted + 1
-        yield y, accepted
+    """`adaptive.integrate` with these steps: the error of the order 3 is controlled, the order 4 carried."""
+    slope = system.rate(start, y)
+    return adaptive.integrate(partial(step, system), 3, slope, y, start, times, tol)

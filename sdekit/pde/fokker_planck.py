@@ -1,38 +1,43 @@
-"""The density of x_t on a line, from the Fokker-Planck equation p_t = -(f(t) x p)_x + (g(t)^2 / 2) p_xx.
-
-Unknowns are cell averages on a uniform grid, with zero flux through both ends. The flux F = a p - D p_x at
-an interior face takes p and p_x from the four averages around it, to fourth order:
-
-    p   = (7 (p_k + p_k+1) - (p_k-1 + p_k+2)) / 12
-    p_x = (15 (p_k+1 - p_k) - (p_k+2 - p_k-1)) / (12 h)
-
-and to second order at the outermost interior faces, where no mass should be. Mass is a telescoping sum, so
-it is conserved to round-off. Time is stepped by `sdekit.pde.esdirk`.
-"""
+"""The density of x_t on a line, from the Fokker-Planck equation p_t = -(a(x, t) p)_x + (g(t)^2 / 2) p_xx."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from sdekit.errors import NumericsError, check_number
+from sdekit.errors import check_choice, check_number
+from sdekit.pde import esdirk, implicit_euler
 from sdekit.pde.arguments import (
     Density,
     Vector,
     cell_averages,
+    cells_per_std,
     check_edges,
     check_mass,
-    check_resolution,
+    check_start,
     check_times,
+    check_walls,
+    check_width,
+    steepness,
     vector,
 )
-from sdekit.pde.esdirk import integrate
-from sdekit.processes import Heat, Process
-from sdekit.schedules import Tabulated
+from sdekit.pde.coordinates import RAW, Coordinates
+from sdekit.pde.equations import Equation, LinearEquation, ScalarSDE, equation_of
+from sdekit.pde.finite_volumes import FourthOrder, Upwinded
+from sdekit.processes import GaussianPrior, Heat, Process
+from sdekit.sampling.flow_ode import ProbabilityFlow
+from sdekit.sampling.reverse_sde import ReverseSDE
+
+#: Discretisation in space, integrator in time, and the tolerance it has unless told otherwise.
+_SCHEMES = {
+    "fv4": (FourthOrder, esdirk.integrate, 1e-7),
+    "sg": (Upwinded, implicit_euler.integrate, 1e-5),
+}
+#: The most mass below zero that "auto" lets the scheme of fourth order have.
+_NEGATIVE = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,88 +45,112 @@ class Solution:
     """Cell averages of a density at several times.
 
     Attributes:
-        density: averages over the cells, shape (times, cells), float64.
-        edges: ends of the cells, shape (cells + 1,).
+        density: averages of the density of x over the cells, shape (times, cells), float64.
+        edges: ends of the cells, shape (cells + 1,); those of u = x / scale where coordinates are scaled.
         times: times of the rows of `density`.
         steps: accepted time steps from the start to the last time.
+        scheme: "fv4" or "sg".
+        reason: why "auto" took "sg"; empty otherwise.
+        coordinates: what `edges` are in.
     """
 
     density: np.ndarray
     edges: np.ndarray
     times: np.ndarray
     steps: int
+    scheme: str = "fv4"
+    reason: str = ""
+    coordinates: Coordinates = RAW
 
     def __repr__(self) -> str:
         times, cells = self.density.shape
-        return f"Solution({times} times, {cells} cells, {self.steps} steps)"
+        scheme = f"{self.scheme}: {self.reason}" if self.reason else self.scheme
+        return f"Solution({times} times, {cells} cells, {self.steps} steps, {scheme})"
 
     @property
     def centers(self) -> np.ndarray:
-        """Midpoints of the cells, shape (cells,)."""
+        """Midpoints of the cells, in the units of `edges`, shape (cells,)."""
         return (self.edges[:-1] + self.edges[1:]) / 2
+
+    @property
+    def scale(self) -> np.ndarray:
+        """The length in x of a unit of `edges` at each time, shape (times,): ones unless scaled."""
+        return np.array([self.coordinates.scale(t) for t in self.times.tolist()])
+
+    @property
+    def x(self) -> np.ndarray:
+        """Midpoints of the cells in x at each time, shape (times, cells)."""
+        return self.scale[:, None] * self.centers
 
     @property
     def mass(self) -> np.ndarray:
         """Integral of the density at each time, shape (times,)."""
-        return self.density @ np.diff(self.edges)
+        return self.scale * (self.density @ np.diff(self.edges))
 
     @property
     def minimum(self) -> np.ndarray:
         """Smallest cell average at each time, shape (times,): how far the scheme falls below zero."""
         return self.density.min(axis=1)
 
+    @property
+    def resolution(self) -> np.ndarray:
+        """Cells to the standard deviation of the sharpest feature at each time; below 3 it is unresolved."""
+        return np.array([cells_per_std(row) for row in self.density])
+
 
 def solve_fokker_planck(
-    process: Process,
-    density0: Density | Vector,
+    equation: Process | ScalarSDE | ReverseSDE | ProbabilityFlow,
+    density0: Density | GaussianPrior | Vector,
     edges: Vector,
     times: Vector,
     *,
-    start: float = 0.0,
-    tol: float = 1e-7,
+    start: float | None = None,
+    scheme: str = "auto",
+    coordinates: str = "raw",
+    tol: float | None = None,
 ) -> Solution:
-    """Carry a density of `process` from `start` to each of `times` by the Fokker-Planck equation.
+    """Carry a density from `start` to each of `times` by the Fokker-Planck equation of an SDE.
 
-    Fourth-order finite volumes, ESDIRK4(3)6L[2]SA of Kennedy & Carpenter 2003 in time. Twenty cells to the
-    narrowest standard deviation and the default `tol` give an L1 error below 5e-7 for VP, sub-VP and heat;
-    half the cells, 16 times the error. The scheme keeps mass to round-off, and keeps a resolved density
+    "fv4" is of fourth order: finite volumes, and ESDIRK4(3)6L[2]SA of Kennedy & Carpenter 2003 in time.
+    Twenty cells to the narrowest standard deviation and the default `tol` give an L1 error below 5e-7 for VP,
+    sub-VP and heat; half the cells, 16 times the error. It keeps mass to round-off, and a resolved density
     above -1e-12 of its peak; `Solution.minimum` tells.
 
+    "sg" keeps any density positive, with steps of any length: fluxes of Scharfetter & Gummel 1969, and
+    backward Euler steps extrapolated to second order. The same grid gives 6e-5; half the cells, 4 times the
+    error. For a flow, which has no diffusion, its fluxes are upwind and of first order (1e-2).
+
     Args:
-        process: gives the drift f(t) x and the squared diffusion g(t)^2 through `rates`.
+        equation: a process; a `ScalarSDE`; or a model's `ReverseSDE` or `ProbabilityFlow` in one dimension,
+            whose density is then that of an infinitely fine sampler.
         density0: the density at `start`: anything with `.cdf(x)` (and, for the digits of the right tail,
-            `.survival(x)`), from which exact cell averages come, or the averages themselves, shape (cells,).
+            `.survival(x)`), from which exact cell averages come, such as a mixture or the prior of a process;
+            or the averages themselves, shape (cells,).
         edges: uniform, increasing ends of at least 8 cells.
-        times: increasing times in [start, T].
-        start: time of `density0`.
-        tol: largest L1 norm of the embedded error of a step, relative to the mass; in [1e-13, 0.1].
+        times: times of the process from `start` on, each once: increasing for a process and a `ScalarSDE`,
+            decreasing for a `ReverseSDE` (whose own clock and unit are not used), either for a flow.
+        start: time of `density0`; 0 for a process and a `ScalarSDE`, t_max for a model unless its
+            `ReverseSDE` starts earlier.
+        scheme: "fv4", "sg", or "auto": "fv4" unless features of `density0` narrower than 3 cells meet
+            |a| h / D > 2, or "fv4" left a mass of more than 1e-5 below zero; `Solution.reason` says.
+        coordinates: "raw" has `edges` in x; "scaled" in u = x / s(t) with s^2 = alpha^2 + sigma^2, the
+            standard deviation of data of variance 1: one grid for all times of VE and EDM. Averages given and
+            returned are those of the density of x, over the cells s(t) * edges.
+        tol: largest L1 norm of the estimated error of a step, relative to the mass; in [1e-13, 0.1]; 1e-7 for
+            "fv4" and 1e-5 for "sg" unless given; for "sg" at least 1e-8, and 1e-5 where "auto" takes it.
 
     Raises:
         ValueError: an argument out of its range; a grid that leaves more than 1e-6 of the mass outside at
-            `start` or at one of `times`, or has fewer than 3 cells in the narrowest standard deviation; bare
-            averages that are not smooth where |f x| h / D > 2.
-        TypeError: not a process, not numbers.
-        NumericsError: the rates of the process are not finite between the times.
+            `start` or at one of `times`, or has fewer than 3 cells in the narrowest standard deviation known.
+        TypeError: not an equation, not numbers.
+        NumericsError: the rates or the model are not finite between the times.
     """
-    if not isinstance(process, Process):
-        raise TypeError(f"process must be a Process, got {type(process).__name__}")
-    tol = check_number("tol", tol, 1e-13, 0.1)
-    start = check_number("start", start, 0.0, process.horizon)
-    grid, clock = check_edges(edges), check_times(times, process, start)
-    averages, narrowest = cell_averages(density0, grid)
-    for t in (start, *clock.tolist()):
-        # The drift is linear: x_t = scale x_start + std z.
-        scale, std = (1.0, 0.0) if t == start else map(float, process.transition(start, t))
-        check_mass(averages, grid, t, scale, std)
-        check_resolution(process.rates(t), averages, narrowest, grid, t, scale, std)
-    volumes, y, steps = _FiniteVolumes(process, grid), averages, 0
-    rows, wanted = [], set(clock.tolist())
-    for begin, stops in _smooth_pieces(process, start, clock):
-        solved = list(integrate(volumes, y, begin, stops, tol))
-        rows += [row for t, (row, _) in zip(stops, solved, strict=True) if t in wanted]
-        y, accepted = solved[-1]
-        steps += accepted
-    return Solution(np.stack(rows), grid, clock, steps)
+    problem = _posed(equation_of(equation, coordinates), density0, edges, times, start)
+    scheme = check_choice("scheme", scheme, ("auto", *_SCHEMES))
+    least = 1e-8 if scheme == "sg" else 1e-13
+    tol = None if tol is None else check_number("tol", tol, least, 0.1)
+    with problem.equation.evaluating():
+        return problem.solution(scheme, tol)
 
 
 def heat_equation(
@@ -135,81 +164,102 @@ def heat_equation(
     return solve_fokker_planck(Heat(horizon=last), density0, edges, times, **keywords)
 
 
-class _FiniteVolumes:
-    """p' = (f(t) K + D(t) L) p for the cell averages p; K and L are pentadiagonal and made once."""
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """A density to carry: averages of the density of u at `start` over the cells of `grid`."""
 
-    def __init__(self, process: Process, edges: np.ndarray) -> None:
-        from scipy.linalg import get_lapack_funcs
+    equation: Equation
+    averages: np.ndarray
+    narrowest: float | None
+    grid: np.ndarray
+    start: float
+    clock: np.ndarray
 
-        self.faces = edges[1:-1]
-        self.h = (edges[-1] - edges[0]) / (len(edges) - 1)
-        # Weights of the cells k - 1 .. k + 2 at face k, between cells k and k + 1.
-        value = np.tile(np.array([-1, 7, 7, -1]) / 12, (len(self.faces), 1))
-        slope = np.tile(np.array([1, -15, 15, -1]) / (12 * self.h), (len(self.faces), 1))
-        value[[0, -1]] = np.array([0, 1, 1, 0]) / 2
-        slope[[0, -1]] = np.array([0, -1, 1, 0]) / self.h
-        self.K, self.L = self._bands(value * self.faces[:, None]), self._bands(-slope)
-        self.matrix = np.empty_like(self.K)
-        (self.gbsv,) = get_lapack_funcs(("gbsv",), (self.K,))
-        # A stage asks twice; rates by automatic differentiation are not cheap.
-        self.coefficients = lru_cache(maxsize=1)(partial(_coefficients, process))
+    def solution(self, scheme: str, tol: float | None) -> Solution:
+        """The solution by the scheme asked for, or by the one that will do."""
+        rough, taken, reason = self.check(), scheme, ""
+        if scheme == "auto":
+            taken, reason = ("sg" if rough else "fv4"), rough
+        # A tolerance meant for fv4 would cost sg, whose error in time is of lower order, very many steps.
+        loose = None if tol is None else max(tol, _SCHEMES["sg"][2])
+        q, steps = self.carried(taken, loose if reason else tol)
+        below = (self.grid[1] - self.grid[0]) * -q.clip(max=0).sum(axis=1).min()
+        if scheme == "auto" and below > _NEGATIVE:
+            taken, reason = "sg", f"fv4 left a mass of {below:.1g} below zero"
+            q, steps = self.carried(taken, loose)
+        if not isinstance(self.equation, LinearEquation):
+            check_walls(q, self.grid, self.clock)
+        coordinates = self.equation.coordinates
+        scale = np.array([coordinates.scale(t) for t in self.clock.tolist()])
+        density = q / scale[:, None]
+        return Solution(density, self.grid, self.clock, steps, taken, reason, coordinates)
 
-    def _bands(self, flux: np.ndarray) -> np.ndarray:
-        """Minus the divergence of a flux given by its weights, in the band storage of LAPACK."""
-        cells = len(flux) + 1
-        # Rows 0 and 1 are room for the fill of the factorisation; row 4 is the diagonal.
-        bands = np.zeros((7, cells), order="F")
-        for j in range(4):
-            face = np.arange(max(0, 1 - j), min(cells - 1, cells + 1 - j))
-            column = face - 1 + j
-            bands[5 - j, column] -= flux[face, j] / self.h
-            bands[6 - j, column] += flux[face, j] / self.h
-        return bands
+    def check(self) -> str:
+        """Why the scheme of fourth order will not do, if so; raises where none will."""
+        rough = ""
+        for t in (self.start, *self.clock.tolist()):
+            check_width(self.equation.narrowest(t), self.grid, t)
+            law = (1.0, 0.0) if t == self.start else self.equation.transition(self.start, t)
+            if law is None:
+                continue
+            check_mass(self.averages, self.grid, t, *law)
+            if self.narrowest is not None:
+                check_width(math.hypot(law[0] * self.narrowest, law[1]), self.grid, t)
+            elif not rough:
+                steep = steepness(self.equation, self.averages, self.grid, t, *law)
+                if steep > 2:
+                    rough = f"density0 is not smooth and |a| h / D = {steep:.3g} at t = {t:g}"
+        return rough
 
-    def rate(self, t: float, y: np.ndarray) -> np.ndarray:
-        """Minus the differences of the fluxes, not a matrix product: they telescope, so mass is kept."""
-        f, D = self.coefficients(t)
-        drift, spread = f / 12 * self.faces, D / (12 * self.h)
-        inner, jump = y[:-1] + y[1:], y[1:] - y[:-1]
-        flux = np.zeros(len(y) + 1)
-        flux[2:-2] = drift[1:-1] * (7 * inner[1:-1] - y[:-3] - y[3:])
-        flux[2:-2] -= spread * (15 * jump[1:-1] - y[3:] + y[:-3])
-        flux[[1, -2]] = (6 * drift * inner - 12 * spread * jump)[[0, -1]]
-        return (flux[:-1] - flux[1:]) / self.h
-
-    def solve(self, t: float, weight: float, y: np.ndarray) -> np.ndarray:
-        """One factorisation and one solve: every stage of a step has its own time, so its own matrix."""
-        f, D = self.coefficients(t)
-        np.multiply(self.K, -weight * f, out=self.matrix)
-        self.matrix += (-weight * D) * self.L
-        self.matrix[4] += 1.0
-        *_, x, info = self.gbsv(2, 2, self.matrix, y, overwrite_ab=True, overwrite_b=True)
-        if info:
-            raise NumericsError(f"the matrix of the implicit stage at t = {t:g} is singular")
-        return x
+    def carried(self, scheme: str, tol: float | None) -> tuple[np.ndarray, int]:
+        """The averages at the times of `clock`, and the steps they took."""
+        discretised, integrate, usual = _SCHEMES[scheme]
+        tol = usual if tol is None else tol
+        system, y, steps, rows = discretised(self.equation, self.grid), self.averages, 0, []
+        for begin, stops, wanted in _smooth_pieces(self.equation, self.start, self.clock):
+            solved = list(integrate(system, y, begin, stops, tol))
+            rows += [row for row, _ in solved[:wanted]]
+            y, accepted = solved[-1]
+            steps += accepted
+        return np.stack(rows), steps
 
 
-def _coefficients(process: Process, t: float) -> tuple[float, float]:
-    """f(t) and D(t) = g(t)^2 / 2."""
-    f, g2 = (float(rate) for rate in process.rates(t))
-    if not (math.isfinite(f) and math.isfinite(g2)):
-        raise NumericsError(f"the rates (f, g^2) of {process!r} at t = {t:g} are ({f:g}, {g2:g})")
-    return f, g2 / 2
+def _posed(
+    equation: Equation,
+    density0: Density | GaussianPrior | Vector,
+    edges: Vector,
+    times: Vector,
+    start: float | None,
+) -> _Problem:
+    """The problem in the coordinates of the equation, its arguments checked."""
+    grid, begin = check_edges(edges), check_start(start, equation)
+    clock = check_times(times, begin, equation)
+    scale = equation.coordinates.scale(begin)
+    averages, narrowest = cell_averages(density0, scale * grid)
+    narrowest = None if narrowest is None else narrowest / scale
+    return _Problem(equation, scale * averages, narrowest, grid, begin, clock)
 
 
 def _smooth_pieces(
-    process: Process, start: float, clock: np.ndarray
-) -> Iterator[tuple[float, list[float]]]:
-    """Beginnings and stops of the pieces of [start, last time] on which the rates are smooth.
+    equation: Equation, start: float, clock: np.ndarray
+) -> Iterator[tuple[float, list[float], int]]:
+    """Beginnings and stops of pieces on which the terms are smooth, and how many of the stops were asked for.
 
-    The rates of a tabulated chain jump at i / N and are continuous from the left. An embedded error hardly
-    sees a jump inside a step (its weights are small), so every piece is a run of its own.
+    They are in the increasing time of the integrators. An embedded error hardly sees a jump inside a step
+    (its weights are small), so every piece is a run of its own. At a jump the terms are those of earlier
+    times of the process, so the piece on its other side keeps off by 1e-12.
     """
-    schedule, last = getattr(process, "schedule", None), float(clock[-1])
-    n = len(schedule.betas) if isinstance(schedule, Tabulated) else 0
-    jumps = [i / n for i in range(1, n) if start < i / n < last]
-    # Just after a jump: at the jump itself the rates are still those before it.
-    after = 1e-12 if n else 0.0
-    for a, b in pairwise((-math.inf, *jumps, last)):
-        times = clock[(clock > a) & (clock <= b)].tolist()
-        yield max(a, start) + after, times if b in times else [*times, b]
+    sign = -1.0 if equation.backward else 1.0
+    jumps = sorted(sign * t for t in equation.jumps())
+    gap = 1e-12 if jumps else 0.0
+    start, clock = sign * start, sign * clock
+    last = float(clock[-1])
+    inside = [s for s in jumps if start < s and (s <= last if equation.backward else s < last)]
+    for a, b in pairwise((-math.inf, *inside, math.inf)):
+        if equation.backward:
+            begin, end = max(a, start), min(b - gap, last)
+            stops = clock[(clock >= a) & (clock < b)].tolist()
+        else:
+            begin, end = max(a, start) + gap, min(b, last)
+            stops = clock[(clock > a) & (clock <= b)].tolist()
+        yield begin, stops if end in stops else [*stops, end], len(stops)

@@ -59,7 +59,8 @@ def face_weights(drift: np.ndarray, spread: float, h: float) -> tuple[np.ndarray
         w = drift * h / spread if spread else np.copysign(np.inf, drift)
         # (D / h) B(-w) = a / (1 - e^-w), written with what does not overflow to inf / inf.
         left, right = -drift / np.expm1(-w), drift / np.expm1(w)
-    still = drift == 0
+    # B(w) = 1 to round-off; where w underflows to 0 the quotients are not even finite.
+    still = np.abs(w) < 1e-17
     return np.where(still, spread / h, left), np.where(still, spread / h, right)
 
 

@@ -1,0 +1,290 @@
+"""What the Fokker-Planck solver solves: p_t = -(a p)_x + D p_xx with a drift a(x, t) and a spread D(t).
+
+Four things are such an equation: a process (a = f(t) x, D = g^2 / 2), an SDE given by two functions, the
+reverse SDE of a model (Anderson 1982: in the time T - t, a = g^2 score - f x and D = g^2 / 2) and its
+probability flow (Song et al. 2021, eq. 13: a = f x - g^2 score / 2 and D = 0). The solver sees one protocol,
+in coordinates u = x / s(t).
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdekit.data.mixtures import ExactDenoiser
+from sdekit.denoisers import Denoiser, device_of
+from sdekit.errors import NumericsError, check_choice, check_number
+from sdekit.pde.coordinates import RAW, Coordinates
+from sdekit.processes import Process
+from sdekit.sampling.flow_ode import ProbabilityFlow
+from sdekit.sampling.front_door import evaluating
+from sdekit.sampling.reverse_sde import ReverseSDE
+from sdekit.schedules import Tabulated
+
+
+@dataclass(frozen=True, repr=False)
+class ScalarSDE:
+    """dx = drift(x, t) dt + diffusion dW on the line.
+
+    Args:
+        drift: called with positions (n,), a float64 tensor, and a time; returns a tensor of that shape.
+        diffusion: g >= 0, a number or a function of time that returns one.
+    """
+
+    drift: Callable[[Tensor, float], Tensor]
+    diffusion: float | Callable[[float], float]
+
+    def __post_init__(self) -> None:
+        if not callable(self.drift):
+            raise TypeError(f"drift must be callable as drift(x, t), got {self.drift!r}")
+        if not callable(self.diffusion):
+            check_number("diffusion", self.diffusion, 0)
+
+    def __repr__(self) -> str:
+        return f"ScalarSDE({_name(self.drift)}, {_name(self.diffusion)})"
+
+
+class Terms(NamedTuple):
+    """The equation at one time: a at the points asked for, D, and f where a = f x is known beforehand."""
+
+    drift: np.ndarray
+    spread: float
+    slope: float | None = None
+
+
+class Equation(ABC):
+    """p_t = -(a p)_u + D p_uu, in a time that runs forwards or, where `backward`, from late to early."""
+
+    #: The times at which it may be asked for its terms.
+    span: tuple[float, float] = (-math.inf, math.inf)
+    #: Where it starts unless told otherwise.
+    start = 0.0
+    backward = False
+    #: Whether it runs either way.
+    two_way = False
+
+    def __init__(self, given: Any, coordinates: Coordinates) -> None:
+        self.given, self.coordinates = given, coordinates
+
+    def __repr__(self) -> str:
+        return repr(self.given)
+
+    @abstractmethod
+    def terms(self, u: np.ndarray, t: float) -> Terms:
+        """a at the points u and D, per unit of time in the direction of the equation."""
+
+    def head_for(self, start: float, last: float) -> None:
+        """Turn to the side on which `last` lies, where there is a choice."""
+        if self.two_way:
+            self.backward = last < start
+
+    def singular(self, t: float) -> str:
+        """What is not finite at an end t of the times, if something is."""
+        return ""
+
+    def transition(self, start: float, t: float) -> tuple[float, float] | None:
+        """(scale, std) with u_t ~ N(scale u_start, std^2), where it is so."""
+        return None
+
+    def narrowest(self, t: float) -> float | None:
+        """The smallest standard deviation of a component of the density at t, where it is known."""
+        return None
+
+    def jumps(self) -> list[float]:
+        """Times at which the terms jump; they are continuous from the left."""
+        return []
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """What a solve happens in."""
+        return nullcontext()
+
+
+class LinearEquation(Equation):
+    """The forward equation of a process."""
+
+    def __init__(self, process: Process, coordinates: Coordinates) -> None:
+        super().__init__(process, coordinates)
+        self.process = process
+        self.span = (0.0, process.horizon)
+
+    def terms(self, u: np.ndarray, t: float) -> Terms:
+        """f u and g^2 / 2; the Ornstein-Uhlenbeck equation where coordinates are scaled."""
+        f, g2 = _finite_rates(self.process, t)
+        D = 0.5 * g2
+        if self.coordinates.process is not None:
+            D = D / self.coordinates.scale(t) ** 2
+            f = -D
+        return Terms(f * u, D, f)
+
+    def singular(self, t: float) -> str:
+        """The rates, where they are infinite."""
+        f, g2 = self.process.rates(t)
+        if math.isfinite(f) and math.isfinite(g2):
+            return ""
+        t_max = self.process.t_max
+        return f"(f, g^2) of {self.process!r} is ({f:g}, {g2:g}); its t_max is {t_max:g}"
+
+    def transition(self, start: float, t: float) -> tuple[float, float]:
+        """The kernel of the process, in u."""
+        if t == start:
+            return 1.0, 0.0
+        scale, std = self.process.transition(start, t)
+        there = self.coordinates.scale(t)
+        return float(scale) * self.coordinates.scale(start) / there, float(std) / there
+
+    def jumps(self) -> list[float]:
+        """The joints of a tabulated schedule."""
+        return _joints(self.process)
+
+
+class GeneralEquation(Equation):
+    """The equation of a `ScalarSDE`."""
+
+    def terms(self, u: np.ndarray, t: float) -> Terms:
+        """The two functions at t, checked."""
+        drift = self.given.drift(torch.from_numpy(u.copy()), t)
+        if not isinstance(drift, Tensor) or drift.shape != u.shape:
+            given = f"shape {tuple(drift.shape)}" if isinstance(drift, Tensor) else repr(drift)
+            raise ValueError(
+                f"drift must return a tensor of the shape of x, {u.shape}, got {given}"
+            )
+        g = self.given.diffusion
+        g = g(t) if callable(g) else g
+        g = check_number("diffusion(t)", g.item() if isinstance(g, Tensor) else g, 0)
+        return Terms(_finite("drift", drift.detach().cpu().double().numpy(), t), 0.5 * g * g)
+
+
+class ModelEquation(Equation):
+    """What the two equations of a model share: its process, and how it is read."""
+
+    def __init__(self, module: ReverseSDE | ProbabilityFlow, coordinates: Coordinates) -> None:
+        super().__init__(module, coordinates)
+        self.module, self.denoiser = module, module.denoiser
+        self.process = self.denoiser.process
+        self.span = (self.process.t_min, self.process.t_max)
+        self.start = self.process.t_max
+        # A ReverseSDE says how the model's states are shaped.
+        self.event = getattr(module, "event", None) or (1,)
+        if math.prod(self.event) != 1:
+            raise ValueError(
+                f"event must be of one number for a density on the line, got {self.event}"
+            )
+
+    def __repr__(self) -> str:
+        # A module's own lists its layers.
+        return f"{type(self.module).__name__} of {self.process!r}"
+
+    def read(self, reading: Callable[..., Tensor], x: np.ndarray, t: float) -> np.ndarray:
+        """A reading of the model at positions (n,), float64."""
+        device = device_of(self.denoiser)
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        points = torch.from_numpy(x.copy()).to(device, dtype).reshape(-1, *self.event)
+        with torch.no_grad():
+            values = reading(points, t, **self.module.conditions)
+        return _finite("the model", values.cpu().double().numpy().reshape(-1), t)
+
+    def narrowest(self, t: float) -> float | None:
+        """That of the exact law, where the model is exact."""
+        if not isinstance(self.denoiser, ExactDenoiser):
+            return None
+        return self.denoiser.mixture.at(self.process, t).narrowest / self.coordinates.scale(t)
+
+    def jumps(self) -> list[float]:
+        """The joints of a tabulated schedule."""
+        return _joints(self.process)
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """The model in evaluation mode."""
+        return evaluating(self.denoiser)
+
+
+class ReverseEquation(ModelEquation):
+    """The density of the reverse SDE of a model, from late to early times."""
+
+    backward = True
+
+    def __init__(self, module: ReverseSDE, coordinates: Coordinates) -> None:
+        super().__init__(module, coordinates)
+        self.start = min(module.start, self.process.t_max)
+
+    def terms(self, u: np.ndarray, t: float) -> Terms:
+        """(g^2 score - f x) / s + (log s)' u, and g^2 / (2 s^2)."""
+        f, g2 = _finite_rates(self.process, t)
+        scale, growth = self.coordinates.scale(t), self.coordinates.growth(t)
+        score = self.read(self.denoiser.score, scale * u, t)
+        return Terms(g2 * score / scale + (growth - f) * u, 0.5 * g2 / scale**2)
+
+
+class FlowEquation(ModelEquation):
+    """The density that the probability flow of a model carries, in either direction: no diffusion."""
+
+    two_way = True
+
+    def terms(self, u: np.ndarray, t: float) -> Terms:
+        """+-(velocity / s - (log s)' u), and 0."""
+        scale, growth = self.coordinates.scale(t), self.coordinates.growth(t)
+        velocity = self.read(self.denoiser.velocity, scale * u, t) / scale - growth * u
+        return Terms(-velocity if self.backward else velocity, 0.0)
+
+
+def equation_of(given: Any, coordinates: str) -> Equation:
+    """The equation of a process, an SDE, or a model's reverse SDE or flow.
+
+    Raises:
+        TypeError: something else.
+        ValueError: scaled coordinates for an SDE that names no process.
+    """
+    scaled = check_choice("coordinates", coordinates, ("raw", "scaled")) == "scaled"
+
+    def along(process: Process) -> Coordinates:
+        return Coordinates(process) if scaled else RAW
+
+    match given:
+        case Process():
+            return LinearEquation(given, along(given))
+        case ReverseSDE():
+            return ReverseEquation(given, along(given.denoiser.process))
+        case ProbabilityFlow():
+            return FlowEquation(given, along(given.denoiser.process))
+        case ScalarSDE() if not scaled:
+            return GeneralEquation(given, RAW)
+        case ScalarSDE():
+            raise ValueError('coordinates="scaled" follow alpha and sigma of a process; use "raw"')
+    hint = "; wrap it in sk.ReverseSDE or sk.ProbabilityFlow" if isinstance(given, Denoiser) else ""
+    raise TypeError(
+        "equation must be a Process, a ScalarSDE, a ReverseSDE or a ProbabilityFlow,"
+        f" got {type(given).__name__}{hint}"
+    )
+
+
+def _finite_rates(process: Process, t: float) -> tuple[float, float]:
+    f, g2 = (float(rate) for rate in process.rates(t))
+    if not (math.isfinite(f) and math.isfinite(g2)):
+        raise NumericsError(f"the rates (f, g^2) of {process!r} at t = {t:g} are ({f:g}, {g2:g})")
+    return f, g2
+
+
+def _finite(name: str, values: np.ndarray, t: float) -> np.ndarray:
+    bad = int((~np.isfinite(values)).sum())
+    if bad:
+        raise NumericsError(
+            f"{name} has {bad} of {len(values)} values NaN or infinite at t = {t:g}"
+        )
+    return values
+
+
+def _joints(process: Process) -> list[float]:
+    """The rates of a tabulated chain jump at i / N."""
+    schedule = getattr(process, "schedule", None)
+    n = len(schedule.betas) if isinstance(schedule, Tabulated) else 0
+    return [i / n for i in range(1, n)]
+
+
+def _name(value: Any) -> str:
+    return getattr(value, "__name__", repr(value))

@@ -8,9 +8,9 @@ coefficients that depend on time, it gets the equation in the clock tau in which
 
 which is by hand and exists for these two only.
 
-- fplanck 0.2.2: no time in the coefficients. Its master equation is stepped by the action of a
-  matrix exponential (its dense one is slower still). `numpy.product`, which numpy 2 dropped, is lent to it while it builds its matrix. Its grid
-  is centred, its units are those of physics (temperature 1 / k_B).
+- fplanck 0.2.2: no time in the coefficients. Its master equation is stepped by the action of a matrix
+  exponential (its dense one is slower still). `numpy.product`, which numpy 2 dropped, is lent to it while it
+  builds its matrix. Its grid is centred, its units are those of physics (temperature 1 / k_B).
 - findiff: operators constant in time; Crank-Nicolson on them. Stencils of order 4 to 8 with centred
   boundaries (with one-sided ones order 8, and 6 on fine grids, blows up here: it warns). Zero at both ends.
   One solve with three step lengths, shared out between the three times as its error asks for: about the
@@ -96,16 +96,16 @@ def pulled(problem: "Problem") -> bool:
 
 
 @contextmanager
-def product_in_numpy() -> Iterator[None]:
-    """numpy.product, for as long as fplanck 0.2.2 asks for it."""
-    lend = not hasattr(np, "product")
+def lent(module: Any, name: str, value: Any) -> Iterator[None]:
+    """`module` has `value` under a name that it does not have itself."""
+    lend = not hasattr(module, name)
     if lend:
-        np.product = np.prod  # type: ignore[attr-defined]
+        setattr(module, name, value)
     try:
         yield
     finally:
         if lend:
-            del np.product  # type: ignore[attr-defined]
+            delattr(module, name)
 
 
 def master_equation(problem: "Problem", cells: int) -> Solver:
@@ -119,7 +119,7 @@ def master_equation(problem: "Problem", cells: int) -> Solver:
     def run() -> np.ndarray:
         import fplanck
 
-        with product_in_numpy():
+        with lent(np, "product", np.prod):
             solver = fplanck.fokker_planck(
                 temperature=1 / k,
                 drag=1.0,

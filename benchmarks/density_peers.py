@@ -25,10 +25,11 @@ which is by hand and exists for these two only.
 import importlib.util
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,18 +62,19 @@ class Solver:
     x: np.ndarray | None = None
 
 
-def solvers(problem: "Problem", ladder: Sequence[int], *, quick: bool = False) -> Iterator[Solver]:
-    """All libraries that import, on these numbers of cells, at every setting that is tried."""
-    for n in ladder:
-        if found("findiff"):
-            for order in (4, 8) if quick else (4, 6, 8):
-                for steps in (50, 200) if quick else (15, 25, 50, 100, 200, 400, 800):
-                    yield crank_nicolson(problem, n, order, steps)
-                for digits in (5, 7) if quick else (3, 4, 5, 6, 7, 8, 9):
-                    yield lines(problem, n, order, 10.0**-digits)
-        if found("fplanck") and not (quick and n > 200):
+def solvers(problem: "Problem", *, quick: bool = False) -> Iterator[Solver]:
+    """All libraries that import, at every setting that is tried."""
+    if found("findiff"):
+        ladder = (200,) if quick else (100, 150, 200, 300, 400, 800)
+        for n, order in product(ladder, (4, 8) if quick else (4, 6, 8)):
+            for steps in (50, 200) if quick else (25, 50, 100, 200, 400, 800):
+                yield crank_nicolson(problem, n, order, steps)
+            for digits in (5, 7) if quick else (4, 5, 6, 7, 8):
+                yield lines(problem, n, order, 10.0**-digits)
+    for n in (200,) if quick else (200, 400, 800):
+        if found("fplanck"):
             yield master_equation(problem, n)
-        if found("pde") and not quick:
+        if found("pde") and not quick:  # it compiles for ten seconds
             yield expression(problem, n)
 
 
@@ -250,14 +252,13 @@ def expression(problem: "Problem", cells: int, tolerance: float = 1e-6) -> Solve
     return Solver("py-pde", f"tolerance {tolerance:g}", cells, prepare, x)
 
 
-def ours(problem: "Problem", ladder: Sequence[int], *, quick: bool = False) -> Iterator[Solver]:
-    """sdekit at several tolerances."""
-    for n in ladder:
+def ours(problem: "Problem", *, quick: bool = False) -> Iterator[Solver]:
+    """sdekit at several numbers of cells and tolerances."""
+    ladder = (150, 200, 300) if quick else (100, 150, 200, 300, 400, 600, 800, 1200, 1600)
+    for n, digits in product(ladder, (5, 7) if quick else (4, 5, 6, 7, 8, 9)):
         edges = problem.edges(n)
-        start = problem.averages(0.0, edges)
-        for digits in (5, 7) if quick else (4, 5, 6, 7, 8, 9):
-            solve = partial(problem.solve, start, edges, tol=10.0**-digits)
-            yield Solver("sdekit", f"tol 1e-{digits}", n, partial(_densities, solve))
+        solve = partial(problem.solve, problem.averages(0.0, edges), edges, tol=10.0**-digits)
+        yield Solver("sdekit", f"tol 1e-{digits}", n, partial(_densities, solve))
 
 
 def _densities(solve: Callable[[], Any]) -> Run:

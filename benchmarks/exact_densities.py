@@ -117,12 +117,12 @@ def table_of(records: Iterable[Record], formats: dict[str, str]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def figure_of(panels: int, width: float = 4.6) -> tuple[Any, list[Any]]:
+def figure_of(panels: int, width: float, **shared: bool) -> tuple[Any, list[Any]]:
     """A figure of log-log panels beside one another."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width * panels, 4.0), layout="constrained", dpi=130)
-    axes = list(figure.subplots(1, panels, squeeze=False).flat)
+    axes = list(figure.subplots(1, panels, squeeze=False, **shared).flat)
     for panel in axes:
         panel.set(xscale="log", yscale="log")
         panel.grid(alpha=0.25)
@@ -192,7 +192,8 @@ def equation(out: Path, *, quick: bool) -> None:
     budget, ladder = (0.1, QUICK) if quick else (1.0, LADDER)
     found = [accuracy(p, n, 1e-7, budget) for p in PROBLEMS for n in ladder]
     write(out, "equation", found, table_of(found, head | errors | ends | {"ms": ".0f"}))
-    tight = with_orders([accuracy(p, n, 1e-11) for p in PROBLEMS for n in QUICK])
+    tight = [accuracy(p, n, 1e-11) for p in PROBLEMS for n in (QUICK if quick else LADDER[:-1])]
+    tight = with_orders(tight)
     write(out, "order", tight, table_of(tight, head | errors | {"order": ".2f"}))
     plotting.save(convergence(found, tight), out / "equation.png")
 
@@ -200,12 +201,13 @@ def equation(out: Path, *, quick: bool) -> None:
 def convergence(found: Sequence[Record], tight: Sequence[Record]) -> Any:
     """The largest error against cells, a panel a process."""
     names = list(dict.fromkeys(r["process"] for r in found))
-    figure, panels = figure_of(len(names), 3.4)
+    figure, panels = figure_of(len(names), 3.2, sharey=True)
     for axes, name in zip(panels, names, strict=True):
         for i, (records, label) in enumerate(((found, "tol 1e-7"), (tight, "tol 1e-11"))):
             own = [r for r in records if r["process"] == name]
             cells, errors = [r["cells"] for r in own], [largest(r) for r in own]
-            axes.plot(cells, errors, label=label, **style(i))
+            face = {"mfc": "white", "zorder": 1} if i else {}
+            axes.plot(cells, errors, label=label, **style(i) | face | {"ms": 5 + 2 * i})
         ticks = sorted({r["cells"] for r in found})
         axes.set(xlabel="cells", title=name)
         axes.set_xticks(ticks, labels=[str(n) for n in ticks])
@@ -224,11 +226,9 @@ def peers(out: Path, *, quick: bool) -> None:
     """Every library at every setting, then the cheapest of each within given errors."""
     from density_peers import ours, solvers
 
-    ladder = (200,) if quick else (200, 400, 800)
-    own = (150, 200, 300) if quick else (150, 200, 300, 400, 600, 800, 1200, 1600)
     found = []
     for problem in (VP, HEAT):
-        every = [*ours(problem, own, quick=quick), *solvers(problem, ladder, quick=quick)]
+        every = [*ours(problem, quick=quick), *solvers(problem, quick=quick)]
         found += timed(problem, every, budget=0.05 if quick else 0.2, passes=1 if quick else 2)
     costs = {"process": "", "library": "", "setting": "", "cells": "d", "error": ".1e", "ms": ".1f"}
     write(out, "peers", found, table_of(found, costs | {"compile s": ".0f"}))
@@ -311,7 +311,7 @@ def work_precision(found: Sequence[Record]) -> Any:
     """Error against time: each library's best settings joined, its others faint."""
     names = list(dict.fromkeys(r["process"] for r in found))
     libraries = list(dict.fromkeys(r["library"] for r in found))
-    figure, panels = figure_of(len(names), 5.0)
+    figure, panels = figure_of(len(names), 5.0, sharex=True, sharey=True)
     for axes, name in zip(panels, names, strict=True):
         for i, library in enumerate(libraries):
             own = [r for r in found if r["process"] == name and r["library"] == library]
@@ -321,7 +321,10 @@ def work_precision(found: Sequence[Record]) -> Any:
             axes.plot(*points, ls="", alpha=0.18, **drawn | {"ms": 3})
             best = front(own)
             points = [r["ms"] for r in best], [r["error"] for r in best]
-            axes.plot(*points, label=library, lw=2.2 if library == OURS else 1.2, **style(i))
+            compiled = " (compiled)" if any(r["compile s"] for r in own) else ""
+            axes.plot(
+                *points, label=library + compiled, lw=2.2 if library == OURS else 1.2, **style(i)
+            )
         axes.set(xlabel="processor time of a call, ms", title=name)
     panels[0].set_ylabel("L1 error, the largest of three times")
     panels[-1].legend(frameon=False, fontsize=8)
@@ -333,7 +336,8 @@ def work_precision(found: Sequence[Record]) -> Any:
 
 def sampler(out: Path, *, quick: bool) -> None:
     """The exact law of Euler-Maruyama from the law of the data at T, against steps."""
-    found = [law_of(n) for n in (EM_STEPS[:4] if quick else EM_STEPS)]
+    law_of(8)  # what the first call imports
+    found = [law_of(n) for n in (EM_STEPS[:5] if quick else EM_STEPS)]
     columns = {"steps": "d"} | dict.fromkeys(DISTANCES, ".6g")
     columns |= {"law.error": ".0e", "doubled": ".0e", "mass error": ".0e", "s": ".2f"}
     write(out, "sampler", found, table_of(found, columns))
@@ -364,8 +368,8 @@ def distances(found: Sequence[Record]) -> Any:
     axes.set(xlabel="steps of Euler-Maruyama", ylabel="distance from the data's law")
     axes.set_xticks(steps, labels=[f"{n:,}" for n in steps])
     axes.minorticks_off()
-    for name, order, shift in (("TV", 1, 2.0), ("KL", 2, 0.35)):
-        power(axes, steps[-3:-1], shift * found[-3][name], order)
+    for name, order, shift in (("TV", 1, 2.0), ("KL", 2, 0.15)):
+        power(axes, steps[-4:-2], shift * found[-4][name], order)
     axes.legend(frameon=False)
     return figure
 

@@ -170,7 +170,7 @@ def test_the_equation_is_written_and_drawn(tmp_path, monkeypatch):
 def test_ours_are_compared_and_drawn(tmp_path, monkeypatch):
     slower = [
         replace(s, library="another", prepare=lambda s=s: lambda: s.prepare()())
-        for s in density_peers.ours(bench.VP, (150, 200), quick=True)
+        for s in density_peers.ours(bench.VP, quick=True)
     ]
     monkeypatch.setattr(density_peers, "solvers", lambda *_, **__: slower)
     monkeypatch.setattr(bench, "least_seconds", lambda *_: 1.0)
@@ -183,7 +183,7 @@ def test_ours_are_compared_and_drawn(tmp_path, monkeypatch):
 
 
 def test_a_quick_law_and_likelihood_are_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "EM_STEPS", (10, 20, 50))
+    monkeypatch.setattr(bench, "EM_STEPS", (10, 20, 30, 40))
     monkeypatch.setattr(bench, "least_seconds", lambda *_: 1.0)
     bench.main(["--quick", "--parts", "sampler", "likelihood", "--out", str(tmp_path)])
     for name in ("sampler", "likelihood", "divergence"):

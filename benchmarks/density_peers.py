@@ -197,7 +197,7 @@ def lines(problem: "Problem", cells: int, order: int, rtol: float) -> Solver:
         matrix.data[matrix.indptr[-2] : matrix.indptr[-1]] = 0
 
         def speed(t: float) -> float:
-            return process.rates(min(t, process.horizon))[1] / 2
+            return float(process.rates(min(t, process.horizon))[1]) / 2
 
         solved = solve_ivp(
             lambda t, p: speed(t) * (matrix @ p),
@@ -229,11 +229,12 @@ def expression(problem: "Problem", cells: int, tolerance: float = 1e-6) -> Solve
 
     def prepare() -> Run:
         import pde
+        from pde.solvers.runge_kutta import RungeKuttaSolver
 
         grid = pde.CartesianGrid([(edges[0], edges[-1])], cells)
         state = pde.ScalarField(grid, start)
         equation = pde.PDE({"c": rhs}, bc={"value": 0})
-        solver = pde.solvers.RungeKuttaSolver(equation, adaptive=True, tolerance=tolerance)
+        solver = RungeKuttaSolver(equation, adaptive=True, tolerance=tolerance)
         stepper = solver.make_stepper(state, dt=1e-6)
 
         def run() -> np.ndarray:

@@ -82,7 +82,7 @@ class Problem:
     def errors(self, rows: np.ndarray, truth: np.ndarray, h: float) -> list[float]:
         """L1 distances in x at the times, from values one `h` apart."""
         away = np.abs(rows - truth).sum(1)
-        return [h * self.scale(t) * float(a) for t, a in zip(self.times, away, strict=True)]
+        return [float(h * self.scale(t) * a) for t, a in zip(self.times, away, strict=True)]
 
 
 HEAT, VP = Problem("heat", sk.Heat(), 12.0), Problem("VP", sk.VP(), 8.0)
@@ -117,7 +117,7 @@ def table_of(records: Iterable[Record], formats: dict[str, str]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def figure_of(panels: int, width: float, **shared: bool) -> tuple[Any, list[Any]]:
+def figure_of(panels: int, width: float, **shared: Any) -> tuple[Any, list[Any]]:
     """A figure of log-log panels beside one another."""
     from matplotlib.figure import Figure
 

@@ -293,7 +293,7 @@ def _check_tables(tables: Any, metric: str) -> None:
 
 
 def _decades(tables: Iterable[Table], metric: str) -> tuple[float, float]:
-    """The range of errors shown: all of them and the floors, four decades at most (sixteen without floors)."""
+    """The range of errors shown: all of them and the floors; four decades at most, sixteen without."""
     floors = [t.floors[metric][0] for t in tables if t.floors]
     found = floors + [r[metric] for t in tables for r in t.rows if not r["error"]]
     positive = [v for v in found if math.isfinite(v) and v > 0] or [1.0]

@@ -277,7 +277,8 @@ def error_against_nfe(
             axes.set_xlabel("model calls (NFE)")
     first = next(iter(tables.values()))
     for axes in panels:
-        _order_fan(axes, range(1, 4 if first.floors else 5), high_right=bool(first.floors))
+        orders = range(1, 4 if first.floors else 5)
+        _order_fan(axes, orders, first.power(metric), high_right=bool(first.floors))
     if first.floors:
         note = f"band: 95 % of exact draws of {first.n:,}; line: mean"
         panels[0].text(0.02, 0.02, note, transform=panels[0].transAxes, fontsize=7.5)
@@ -374,15 +375,15 @@ def _spread(wanted: Sequence[float], gap: float) -> list[float]:
     return places
 
 
-def _order_fan(axes: Axes, orders: Sequence[int], *, high_right: bool) -> None:
-    """Slopes of these orders, in the upper right corner or the lower left."""
+def _order_fan(axes: Axes, orders: Sequence[int], power: int, *, high_right: bool) -> None:
+    """Slopes of these orders, in the upper right corner or the lower left, of the metric."""
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    along, down = (0.66, 0.04) if high_right else (0.18, 0.62)
+    along, down = (0.66, 0.04) if high_right else (0.12, 0.64)
     x, y = left * (right / left) ** along, high * (low / high) ** down
     drop = (high / low) ** (0.51 if high_right else 0.34)
-    reach = min(drop ** (1 / orders[-1]), (right / left) ** 0.29)
+    reach = min(drop ** (1 / (power * orders[-1])), (right / left) ** 0.29)
     for order in orders:
-        end = y * reach**-order
+        end = y * reach ** (-power * order)
         axes.plot([x, x * reach], [y, end], color="#666666", ls=":", lw=1, scalex=False, zorder=1)
         axes.text(
             x * reach, end, f" {order}", color="#555555", fontsize=7.5, va="center", clip_on=True

@@ -46,6 +46,10 @@ class BiasTable(Table):
         """What an axis of this metric says."""
         return DISTANCES[metric]
 
+    def power(self, metric: str) -> int:
+        """KL is of second order in the difference of the laws."""
+        return 2 if metric == "KL" else 1
+
     def _cells(self) -> list[list[str]]:
         """Head and rows as text, four digits."""
         head = ["sampler", "grid", "steps", "NFE", *DISTANCES, "seconds"]

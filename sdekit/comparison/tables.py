@@ -96,6 +96,10 @@ class Table(Records):
         """What an axis of this metric says."""
         return f"{metric} to the exact law" if self.floors else metric
 
+    def power(self, metric: str) -> int:
+        """A sampler of order p has a metric that falls as steps^(-power p)."""
+        return 1
+
     def _cells(self) -> list[list[str]]:
         """Head, rows and floors as text."""
         head = ["sampler", "grid", "steps", "NFE", *self.metric_names, "seconds", "us/step"]

@@ -11,6 +11,12 @@ from sdekit.data import ExactDenoiser, GaussianMixture
 from sdekit.ddpm import DDPM
 from sdekit.denoisers import Denoiser, EDMPrecondition, NetworkDenoiser
 from sdekit.errors import CheckpointError, NumericsError, SdekitError
+from sdekit.likelihood import (
+    LogLikelihood,
+    decode,
+    encode,
+    log_likelihood,
+)
 from sdekit.orders import MeasuredOrder, Problem, measure_order
 from sdekit.processes import (
     EDM,
@@ -40,6 +46,7 @@ __all__ = [
     "GaussianMixture",
     "Heat",
     "Interpolant",
+    "LogLikelihood",
     "MeasuredOrder",
     "NetworkDenoiser",
     "NumericsError",
@@ -55,7 +62,10 @@ __all__ = [
     "TrainResult",
     "compare",
     "data",
+    "decode",
+    "encode",
     "error_budget",
+    "log_likelihood",
     "measure_order",
     "metrics",
     "networks",

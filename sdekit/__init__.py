@@ -13,7 +13,10 @@ from sdekit.denoisers import Denoiser, EDMPrecondition, NetworkDenoiser
 from sdekit.errors import CheckpointError, NumericsError, SdekitError
 from sdekit.likelihood import (
     LogLikelihood,
+    bits_per_dim,
     decode,
+    dequantise,
+    elbo,
     encode,
     log_likelihood,
 )
@@ -60,9 +63,12 @@ __all__ = [
     "SubVP",
     "Table",
     "TrainResult",
+    "bits_per_dim",
     "compare",
     "data",
     "decode",
+    "dequantise",
+    "elbo",
     "encode",
     "error_budget",
     "log_likelihood",

@@ -5,7 +5,6 @@ A probe that changed from one model call to the next would leave no ordinary dif
 and then asked for traces along the whole trajectory.
 """
 
-import hashlib
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sdekit.errors import check_choice, check_integer
-from sdekit.sampling.noise import BlockNormals
+from sdekit.sampling.noise import BlockNormals, derived_seed
 
 DIVERGENCES = ("exact", "hutchinson", "hutch++")
 #: Numbers in a block of products; one pass over many more of them leaves the cache and takes longer.
@@ -171,14 +170,13 @@ def check_divergence(divergence: str, probes: int | None) -> int:
 def make_trace(divergence: str, probes: int, seed: int, first: int, x: Tensor) -> Trace:
     """The estimator for samples `first` on, of which x (n, *event) is the first batch.
 
-    A sample's probes are a function of the seed and its number. The seed is hashed, so that points that
+    A sample's probes are a function of the seed and its number. The seed is derived, so that points that
     were sampled with it do not meet their own noise again as probes, which would bias the estimate.
     """
     d = x[0].numel()
     if divergence == "exact" or (divergence == "hutch++" and probes // 3 >= d):
         return Exact()
-    digest = hashlib.blake2b(b"probes" + seed.to_bytes(8), digest_size=8).digest()
-    own = int.from_bytes(digest) >> 1
+    own = derived_seed(seed, "probes")
     # Of the products of hutch++ a third each are with the sketch, with the basis and with the rest.
     sketch = 0 if divergence == "hutchinson" else probes // 3
     drawn = probes - sketch

@@ -9,10 +9,9 @@ and its divergence. The solver's state is float64; the model is called in the dt
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,28 +21,28 @@ from sdekit.denoisers import Denoiser, checked_output, conversion
 from sdekit.errors import (
     NumericsError,
     check_choice,
-    check_finite,
     check_flag,
     check_integer,
     check_number,
     check_seed,
 )
+from sdekit.likelihood.arguments import (
+    Prior,
+    check_points,
+    check_prior,
+    prior_log_prob,
+    unrecorded,
+    widened,
+)
 from sdekit.likelihood.divergence import Jacobian, Trace, check_divergence, make_trace
 from sdekit.processes import Process
+from sdekit.sampling.engine import require_finite
 from sdekit.sampling.flow_ode import ADAPTIVE, FIXED, FlowODE, ProbabilityFlow
-from sdekit.sampling.front_door import check_cond, evaluating, fitting, progress_bar
+from sdekit.sampling.front_door import check_cond, fitting, progress_bar
 from sdekit.sampling.grids import LogSNR
 
 #: implicit_adams wants equal steps in t, of which the first would be the whole way out of the data.
 METHODS = (*ADAPTIVE, *(method for method in FIXED if method != "implicit_adams"))
-
-
-class Prior(Protocol):
-    """The law of the latent, such as a `GaussianMixture`."""
-
-    def log_prob(self, x: Tensor, /) -> Tensor:
-        """Log density of each row of x (n, *event), in nats: (n,)."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,13 +134,13 @@ def log_likelihood(
     check_cond(cond, len(x))
     check_flag("tolerance_error", tolerance_error)
     check_flag("progress", progress)
-    prior = denoiser.process.prior if prior is None else _checked_prior(prior)
+    prior = check_prior(prior, denoiser)
     chunk = fitting(tuple(x.shape[1:])) if chunk is None else check_integer("chunk", chunk, 1)
 
     parts: list[_Solved] = []
     tighter: list[_Solved] = []
     with (
-        _solving(denoiser),
+        unrecorded(denoiser),
         progress_bar("log-likelihood", "call") if progress else nullcontext() as bar,
     ):
         for first in range(0, len(x), chunk):
@@ -249,24 +248,16 @@ class _Field:
         x = wide.to(self.dtype, copy=True).detach().requires_grad_()
         with torch.enable_grad():
             out = checked_output(self.denoiser.predict(x, time, **self.conditions), x)
-        self._require_finite(out, time)
+        require_finite(out, time, self.nfe, process)
         a, b = (float(c) for c in conversion(process, kind, "data", time))
         trace = self.trace(Jacobian(out, x), a / b).to(wide)
         a, b = conversion(process, kind, "velocity", time)
         return a * wide + b * out.detach().to(wide), a * x[0].numel() + b * trace
 
-    def _require_finite(self, out: Tensor, t: float) -> None:
-        if not torch.isfinite(out).all():
-            bad = int((~torch.isfinite(out)).reshape(len(out), -1).any(1).sum())
-            raise NumericsError(
-                f"the model returned NaN or infinity at call {self.nfe}, t = {t:.6g}, for {bad} of "
-                f"{len(out)} samples"
-            )
-
 
 def _solve(field: _Field, x: Tensor, route: _Route, prior: Prior) -> _Solved:
     """One chunk from the data to the noise."""
-    wide = _wide(x)
+    wide = widened(x)
     state = (wide, wide.new_zeros(len(x), max(field.trace.columns, 1)))
     states, logs = route.solver.solve(field, state, route.nodes)
     latent, change, probes = states[-1], logs[-1], field.trace.columns
@@ -275,7 +266,7 @@ def _solve(field: _Field, x: Tensor, route: _Route, prior: Prior) -> _Solved:
             f"the states overflowed between t = {route.t_end:g} and t = {route.process.t_max:g}, though "
             "every model call was finite"
         )
-    value = _log_prob(prior, latent) + change.mean(1)
+    value = prior_log_prob(prior, latent) + change.mean(1)
     if probes == 1:
         stderr = torch.full_like(value, math.nan)
     else:
@@ -297,7 +288,7 @@ def _joined(
         error = (value - torch.cat([part.value for part in tighter])).abs()
     if isinstance(denoiser, ExactDenoiser):
         end = denoiser.mixture.at(denoiser.process, denoiser.process.t_max)
-        mismatch = end.log_prob(latent) - _log_prob(prior, latent)
+        mismatch = end.log_prob(latent) - prior_log_prob(prior, latent)
     nfe = max(part.nfe for part in parts)
     return LogLikelihood(value, stderr, latent.to(dtype), nfe, t_end, error, mismatch)
 
@@ -313,35 +304,11 @@ def _transport(
         return flow(t, wide.to(x.dtype)).to(wide)
 
     nodes = route.nodes[::-1] if backward else route.nodes
-    with _solving(denoiser):
-        states = route.solver.solve(velocity, _wide(x.detach()), nodes)
+    with unrecorded(denoiser):
+        states = route.solver.solve(velocity, widened(x), nodes)
     if not torch.isfinite(states[-1]).all():
         raise NumericsError(f"the states became NaN or infinite before t = {nodes[-1]:g}")
     return states[-1].to(x.dtype, copy=True)
-
-
-@contextmanager
-def _solving(denoiser: Denoiser) -> Iterator[None]:
-    """Evaluation mode; nothing recorded but what the divergence asks for, also under inference_mode."""
-    with torch.inference_mode(False), torch.no_grad(), evaluating(denoiser):
-        yield
-
-
-def _wide(x: Tensor) -> Tensor:
-    """A copy in float64, where the device has it."""
-    return x.to(x.dtype if x.device.type == "mps" else torch.float64, copy=True)
-
-
-def _log_prob(prior: Prior, latent: Tensor) -> Tensor:
-    """Log density of the prior, checked: (n,)."""
-    values = prior.log_prob(latent)
-    if not isinstance(values, Tensor) or values.shape != latent.shape[:1]:
-        given = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(
-            f"prior.log_prob must return shape (n,) = ({len(latent)},), got {given}; wrap a torch "
-            "distribution in torch.distributions.Independent"
-        )
-    return values.to(latent)
 
 
 # ---------------------------------------------------------------------------- arguments
@@ -358,15 +325,7 @@ def _route(
     name: str = "x",
 ) -> _Route:
     """The solver and its times, after every check of what all three functions take."""
-    if not isinstance(denoiser, Denoiser):
-        raise TypeError(
-            f"denoiser must be a Denoiser such as sk.NetworkDenoiser(network, process), got {denoiser!r}"
-        )
-    check_finite(name, x)
-    if x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"{name} must be float32 or float64, got {x.dtype}")
-    if not (x.ndim and x.numel()):
-        raise ValueError(f"{name} must be a batch (n, *event) of n >= 1, got {tuple(x.shape)}")
+    check_points(denoiser, x, name)
     check_choice("method", method, METHODS)
     solver, process = FlowODE(method, rtol, atol), denoiser.process
     if method in ADAPTIVE and steps is not None:
@@ -377,9 +336,3 @@ def _route(
     if t_end is not None:
         end = check_number("t_end", t_end, process.t_min, process.t_max, open_high=True)
     return _Route(solver, process, end, steps)
-
-
-def _checked_prior(prior: Any) -> Prior:
-    if not callable(getattr(prior, "log_prob", None)):
-        raise TypeError(f"prior must have .log_prob(x), got {type(prior).__name__}")
-    return prior

@@ -59,9 +59,8 @@ class ProbabilityFlow(nn.Module):
     @staticmethod
     def options(times: Tensor) -> dict[str, Any]:
         """What keeps an adaptive method inside the range of times: its first step and its end."""
-        start, end = float(times[0]), float(times[-1])
-        # From the data's side the flow changes on the scale of t itself.
-        return {"step_t": times[-1:], "first_step": min(1e-2 * abs(start - end), start)}
+        span = abs(float(times[0]) - float(times[-1]))
+        return {"step_t": times[-1:], "first_step": 1e-2 * span}
 
 
 @dataclass(frozen=True)

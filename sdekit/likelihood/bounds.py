@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sdekit.denoisers import Denoiser
+from sdekit.elementary import sigmoid, softplus
 from sdekit.errors import check_integer, check_seed
 from sdekit.likelihood.arguments import (
     Prior,
@@ -115,7 +116,9 @@ class _Terms:
         # Every row twice, for a noise and its opposite.
         self.conditions = {name: torch.cat([rows, rows]) for name, rows in conditions.items()}
         self.x = widened(x)
-        self.d = x[0].numel()
+        self.d, process = x[0].numel(), denoiser.process
+        #: At t_max and t_min.
+        self.log_snr = float(process.log_snr(process.t_max)), float(process.log_snr(process.t_min))
 
         def normals(purpose: str, event: tuple[int, ...]) -> BlockNormals:
             last, own = first + len(x), derived_seed(seed, purpose)
@@ -125,23 +128,30 @@ class _Terms:
         self.place = normals("times of a bound", ())
 
     def constant(self) -> Tensor:
-        """What no network enters, (n,) or a number: entropies, and the prior where it is Gaussian."""
-        process = self.denoiser.process
-        _, sigma_end, std = self._end()
+        """What needs no chance, (n,): entropies, a Gaussian prior, and the integral for unit normal data."""
+        process, d = self.denoiser.process, self.d
         alpha, sigma = float(process.alpha(process.t_min)), float(process.sigma(process.t_min))
-        logs = math.log(sigma / alpha / sigma_end) - 0.5
-        constant = self.x.new_full((len(self.x),), self.d * logs)
+        alpha_end, sigma_end, std = self._end()
+        squares = self.x.square().reshape(len(self.x), -1).sum(1)
+        total = d * (math.log(sigma / alpha / sigma_end) - 0.5) + self._unit_normal(squares)
         if std is not None:
-            alpha_end = self._end()[0]
-            squares = alpha_end**2 * self.x.square().reshape(len(self.x), -1).sum(1)
-            constant += (squares + self.d * sigma_end**2) / (2 * std**2)
-            constant += self.d * math.log(std * math.sqrt(2 * math.pi))
-        return constant
+            total = total + (alpha_end**2 * squares + d * sigma_end**2) / (2 * std**2)
+            total = total + d * math.log(std * math.sqrt(2 * math.pi))
+        return total
+
+    def _unit_normal(self, squares: Tensor) -> Tensor:
+        """What the mean of the parts would add if the model were that of N(0, I), for |x|^2 of shape (n,).
+
+        Then E|eps - eps_hat|^2 = p^2 d + p (1 - p) |x|^2 with p = alpha^2 / (alpha^2 + sigma^2), which is the
+        sigmoid of the log-SNR and has the derivative p (1 - p).
+        """
+        (low, p), (high, q) = ((v, float(sigmoid(v))) for v in self.log_snr)
+        flat = float(softplus(high)) - float(softplus(low)) - (q - p)
+        return 0.5 * (self.d * (flat + q * q) + squares * (q - p + q * (1 - q)))
 
     def part(self, j: int) -> Tensor:
         """Estimates of the rest from the j-th part of the log-SNR, whose mean over j is the rest: (n,)."""
-        process = self.denoiser.process
-        low, high = (float(process.log_snr(t)) for t in (process.t_max, process.t_min))
+        process, (low, high) = self.denoiser.process, self.log_snr
         # The last step to time 0 has the weight that one unit of log-SNR at t_min would have.
         width = high - low + 1
         place = (j + torch.special.ndtr(self.place(j))) / self.samples
@@ -149,9 +159,10 @@ class _Terms:
         alpha, sigma = (expand(c, self.x) for c in (process.alpha(t), process.sigma(t)))
         eps = self.noise(j)
         errors = self._errors(alpha * self.x, sigma * eps, eps, t)
-        # With the coefficient of |eps|^2 for data of unit variance nothing is left to chance on N(0, I).
-        gain = (alpha**2 / (alpha**2 + sigma**2)) ** 2
-        errors = errors - (gain * (eps.square() - 1)).reshape(len(eps), -1).sum(1)
+        # Less what the model of N(0, I) would have here: its mean is known, and is in the constant.
+        p = alpha**2 / (alpha**2 + sigma**2)
+        known = p * (p * eps.square() + (1 - p) * self.x.square())
+        errors = errors - known.reshape(len(eps), -1).sum(1)
         return 0.5 * width * errors + self._prior(eps)
 
     def _errors(self, centre: Tensor, shift: Tensor, eps: Tensor, t: Tensor) -> Tensor:

@@ -17,19 +17,24 @@ F64 = torch.float64
 
 @pytest.mark.parametrize("process", PROCESSES, ids=repr)
 def test_the_bound_of_a_unit_normal_is_its_density(process: sk.Process) -> None:
-    """At points far from normal, with nothing left to chance; the last step is off by sigma^2 at t_min."""
+    """With nothing left to chance, but for the last step to 0: how that differs is known."""
     law = sk.GaussianMixture(None, torch.zeros(1, 3), 1.0)
     x = 2 * normal(6, 3)
     end = law.at(process, process.t_max)
     prior = sk.processes.GaussianPrior(math.sqrt(end.variances[0, 0].item()))
     out = sk.elbo(law.denoiser(process), x, samples=4, prior=prior)
-    # E|eps - eps_hat|^2 at t_min and -log p of the last step, in closed form, against log p_0.
-    p = float(torch.sigmoid(torch.tensor(process.log_snr(process.t_min), dtype=F64)))
-    exact = law.log_prob(x) + 0.5 * (1 - p) ** 2 * (3 - x.square().sum(1))
-    gap = (out.value - law.log_prob(x)).abs()
+    # E|eps - eps_hat|^2 at t_min is p^2 d + p (1 - p) |x|^2 with p = alpha^2 / (alpha^2 + sigma^2) there.
+    alpha, sigma = (float(c(process.t_min)) for c in (process.alpha, process.sigma))
+    v = alpha**2 + sigma**2
+    p = alpha**2 / v
+    last = 0.5 * (3 * p * p + p * (1 - p) * x.square().sum(1))
+    last = last + 1.5 * math.log(2 * math.pi * (sigma / alpha) ** 2)
+    # The exact last step has the variance sigma^2 / v and the mean alpha x_t / v; the rest is the same.
+    shift = (p - 1) * x
+    exact = 0.5 * (3 * p + shift.square().sum(1) * v / sigma**2)
+    exact = exact + 1.5 * math.log(2 * math.pi * sigma**2 / v)
+    assert (out.value - (law.log_prob(x) - last + exact)).abs().max() < 1e-8
     assert out.stderr.max() < 1e-8
-    assert (gap <= 2 * (1 - p) * (3 + x.square().sum(1)) + 1e-8).all()
-    assert (out.value - exact).abs().max() < 10
     assert out.nfe == 8
 
 
@@ -41,7 +46,7 @@ def test_the_bound_is_tight_for_an_exact_score(process: sk.Process, d: int) -> N
     x = law.sample(400, seed=2)
     out = sk.elbo(law.denoiser(process), x, samples=128, prior=law.at(process, process.t_max))
     stderr = out.stderr.square().sum().sqrt() / 400
-    assert stderr < 0.01 * d
+    assert stderr < 0.03
     assert abs((out.value - law.log_prob(x)).mean()) < 4 * stderr
 
 
@@ -54,7 +59,7 @@ def test_the_bound_holds_of_points_from_elsewhere() -> None:
 
 
 def test_the_standard_error_is_what_the_values_vary_by() -> None:
-    """Squares of z over 500 points: their mean within a quarter of 1; the error is estimated from 64 pairs."""
+    """Over 500 points the mean of z^2 is within a quarter of 1; an error is estimated from 64 pairs."""
     law = mixture(2)
     x, end = law.sample(500, seed=4), law.at(VP, 1.0)
     out = sk.elbo(law.denoiser(VP), x, samples=128, prior=end, seed=9)
@@ -63,7 +68,7 @@ def test_the_standard_error_is_what_the_values_vary_by() -> None:
 
 
 def test_the_bound_lies_below_the_density() -> None:
-    """Of exact models pointwise within 4 standard errors of a mean over seeds, sandwiched by the flow's value."""
+    """Of an exact model, point by point: the mean over seeds, less 4 standard errors."""
     law = mixture(2)
     x = law.sample(20, seed=5)
     model, prior = law.denoiser(VP), law.at(VP, 1.0)

@@ -1,6 +1,7 @@
 """Likelihoods along the flow, held to the densities of mixtures and to torchdiffeq itself."""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import sdekit as sk
+from sdekit.likelihood.clock import NoiseClock
 from sdekit.likelihood.flow import METHODS
 from sdekit.processes import ALL as PROCESSES
 from tests.helpers import bad_input, normal, variance_at
@@ -31,8 +33,18 @@ def random_mlp(dim: int, **keywords: Any) -> sk.NetworkDenoiser:
     """A network as training leaves it: of no symmetry, in float64."""
     torch.manual_seed(0)
     net = sk.networks.MLP(dim, hidden=24, depth=2, **keywords).double()
-    nn.init.normal_(net.out.weight, std=0.2)
-    return sk.NetworkDenoiser(net, VP, time="log_snr")
+    nn.init.normal_(net.out.weight, std=0.05)
+    return sk.NetworkDenoiser(net, VP)
+
+
+class Broken(sk.Denoiser):
+    """The exact denoiser of the toy with something done to its output."""
+
+    def __init__(self, change: Any) -> None:
+        self.process, self.change = VP, change
+
+    def predict(self, x: Tensor, t: Any, **conditions: Any) -> Tensor:
+        return self.change(TOY.denoiser(VP).predict(x, t), t)
 
 
 def worst(a: Tensor, b: Tensor) -> float:
@@ -60,9 +72,8 @@ def test_a_gaussian_to_eleven_digits(process: sk.Process) -> None:
         prior=target.at(process, process.t_max),
     )
     scale = math.sqrt(variance_at(process, process.t_max) / variance_at(process, t_end))
-    tolerance = 1e-7 if "Tabulated" in repr(process) else 1e-11  # whose rates jump at i / N
-    assert worst(out.latent, scale * x) < tolerance * scale
-    assert worst(out.value, target.at(process, t_end).log_prob(x)) < tolerance
+    assert worst(out.latent, scale * x) < 1e-11 * scale
+    assert worst(out.value, target.at(process, t_end).log_prob(x)) < 1e-11
     assert out.prior_mismatch is not None
     assert out.prior_mismatch.abs().max() == 0
 
@@ -95,15 +106,17 @@ def test_what_the_prior_costs_is_reported(process: sk.Process) -> None:
 
 def test_mass_is_one() -> None:
     """By the trapezoid rule, which is spectral here."""
-    x = torch.linspace(-4, 4, 401, dtype=F64)[:, None]
+    x = torch.linspace(-4, 4, 201, dtype=F64)[:, None]
     out = sk.log_likelihood(TOY.denoiser(VP), x, rtol=1e-8, atol=1e-8)
     assert abs(torch.trapezoid(out.value.exp(), x[:, 0]) - 1) < 1e-6
 
 
-def test_mass_is_one_for_any_network() -> None:
+def test_mass_is_one_for_any_model() -> None:
     """The flow of any smooth field carries a normal density to a density."""
-    x = torch.linspace(-12, 12, 1201, dtype=F64)[:, None]
-    out = sk.log_likelihood(random_mlp(1), x, rtol=1e-8, atol=1e-8, t_end=1e-2)
+    x = torch.linspace(-5, 5, 251, dtype=F64)[:, None]
+    model = Broken(lambda out, t: out + 0.2 * torch.sin(3 * out))
+    out = sk.log_likelihood(model, x, rtol=1e-8, atol=1e-8, t_end=0.1)
+    assert (out.value - TOY.at(VP, 0.1).log_prob(x)).abs().max() > 0.1
     assert abs(torch.trapezoid(out.value.exp(), x[:, 0]) - 1) < 1e-6
 
 
@@ -129,6 +142,27 @@ def test_turning_and_moving_the_data() -> None:
 # ---------------------------------------------------------------------------- the solve
 
 
+@pytest.mark.parametrize("process", [VP, sk.SubVP(), sk.VE(), sk.EDM()], ids=repr)
+def test_the_clock_and_back(process: sk.Process) -> None:
+    """Times to 1e-12 of the clock's slope, which is that of differences."""
+    clock = NoiseClock(process)
+    for t in (process.t_min, 0.01 * process.horizon, 0.5 * process.horizon, process.t_max):
+        u = clock.reading(t)
+        back, slope = clock.time(u)
+        assert abs(back - t) < 1e-12 * (t + slope)
+        ahead = process.snap(t * (1 - 1e-6) if t > process.t_min else t * (1 + 1e-6), F64)
+        assert (ahead - t) / (clock.reading(ahead) - u) == pytest.approx(slope, rel=1e-5)
+
+
+def test_tabulated_betas_cost_no_digits() -> None:
+    """Their rates jump a thousand times; in t the default tolerances took 2,125 calls to be off by 2e-3."""
+    process = sk.VP.from_betas(torch.linspace(1e-4, 0.02, 1000, dtype=F64))
+    x = TOY.sample(8, seed=1)
+    out = sk.log_likelihood(TOY.denoiser(process), x, prior=TOY.at(process, 1.0))
+    assert worst(out.value, TOY.at(process, process.t_min).log_prob(x)) < 1e-6
+    assert out.nfe < 200
+
+
 @pytest.mark.parametrize("d", [1, 3])
 def test_calls_are_those_of_torchdiffeq(d: int) -> None:
     """On the same augmented right-hand side, written out with one backward pass a coordinate."""
@@ -136,16 +170,21 @@ def test_calls_are_those_of_torchdiffeq(d: int) -> None:
 
     model, x, calls = random_mlp(d), normal(10, d), 0
 
-    def field(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def field(u: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         nonlocal calls
         calls += 1
         with torch.enable_grad():
             y = state[0].detach().requires_grad_()
-            v = model.velocity(y, float(t))
+            log_snr = -2 * math.log(math.tan(float(u)))
+            t = min(max(float(VP.time_at_log_snr(log_snr)), VP.t_min), VP.t_max)
+            # d t / d u, with d log_snr / dt = -beta / sigma^2 and d log_snr / du = -2 / (sin u cos u)
+            rate = 2 / math.sin(u) / math.cos(u) * VP.sigma(t) ** 2 / VP.schedule.beta(t)
+            v = rate * model.velocity(y, t)
             rows = [torch.autograd.grad(v[:, i].sum(), y, retain_graph=True)[0] for i in range(d)]
         return v.detach(), torch.stack([rows[i][:, i] for i in range(d)]).sum(0)
 
-    times = torch.tensor([VP.t_min, VP.t_max], dtype=F64)
+    ends = [math.atan2(VP.sigma(t), VP.alpha(t)) for t in (VP.t_min, VP.t_max)]
+    times = torch.tensor(ends, dtype=F64)
     with torch.no_grad():
         latents, changes = odeint(
             field,
@@ -166,24 +205,26 @@ def test_calls_are_those_of_torchdiffeq(d: int) -> None:
 def test_methods(method: str) -> None:
     """Each to what its order allows."""
     x = TOY.sample(8, seed=1)
-    steps = 400 if method in sk.samplers.flow_ode.FIXED else None
+    steps = 200 if method in sk.samplers.flow_ode.FIXED else None
     out = sk.log_likelihood(
         TOY.denoiser(VP), x, method=method, rtol=1e-6, atol=1e-6, steps=steps, t_end=1e-3
     )
     off = worst(out.value, TOY.at(VP, 1e-3).log_prob(x))
-    assert off < {"euler": 5e-2, "midpoint": 1e-3, "heun2": 1e-3}.get(method, 1e-4)
+    assert off < {"euler": 5e-2, "midpoint": 1e-3, "heun2": 1e-3, "fehlberg2": 1e-3}.get(
+        method, 1e-4
+    )
     if steps:
         assert out.nfe == steps * (sk.samplers.flow_ode.FIXED[method][1] or 0)
 
 
 def test_a_fixed_method_converges_at_its_order() -> None:
     x, errors = TOY.sample(8, seed=1), []
-    for steps in (40, 80, 160):
+    for steps in (20, 40, 80):
         out = sk.log_likelihood(
             TOY.denoiser(VP), x, method="rk4", steps=steps, prior=TOY.at(VP, 1.0)
         )
         errors.append(worst(out.value, TOY.at(VP, VP.t_min).log_prob(x)))
-    orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    orders = [math.log2(a / b) for a, b in pairwise(errors)]
     assert min(orders) > 3.7, (errors, orders)
 
 
@@ -205,9 +246,9 @@ def test_batch_mates_do_not_matter_to_fixed_steps() -> None:
 
 
 def test_batch_mates_matter_within_the_tolerance_error() -> None:
-    """Alone or together, a value is off by what the tighter solve says, to a tenth."""
+    """Alone or together, the largest errors are what the tighter solve says, to a tenth."""
     model, exact = TOY.denoiser(VP), TOY.at(VP, VP.t_min)
-    x = torch.linspace(-3, 3, 12, dtype=F64)[:, None]
+    x = torch.linspace(-3, 3, 7, dtype=F64)[:, None]
     keywords: dict[str, Any] = {
         "prior": TOY.at(VP, 1.0),
         "rtol": 1e-5,
@@ -225,7 +266,7 @@ def test_batch_mates_matter_within_the_tolerance_error() -> None:
         assert worst(out.value, exact.log_prob(x)) < 1.1 * out.tolerance_error.max()
     coupling = (together.value - alone.value).abs()
     assert coupling.max() > 1e-6
-    assert (coupling <= 1.1 * (together.tolerance_error + alone.tolerance_error)).all()
+    assert coupling.max() < 1.1 * (together.tolerance_error.max() + alone.tolerance_error.max())
     assert sk.log_likelihood(model, x, rtol=1e-5, atol=1e-5).nfe == together.nfe
 
 
@@ -276,10 +317,12 @@ def test_one_probe_tells_no_spread() -> None:
 
 
 def test_hutch_plus_plus_sees_data_near_a_plane() -> None:
-    """Two large variances out of twelve, in directions off the axes: Hutchinson's error is ten times larger."""
+    """Two large variances of twelve, in directions off the axes: Hutchinson's error is ten times larger."""
     axes = torch.linalg.qr(normal(12, 12)).Q
     variances = torch.tensor([2.0, 1.0] + [1e-6] * 10, dtype=F64)
-    target = sk.GaussianMixture(None, torch.zeros(1, 12), covariances=[(axes * variances) @ axes.T])
+    target = sk.GaussianMixture(
+        None, torch.zeros(1, 12), covariances=((axes * variances) @ axes.T)[None]
+    )
     t = 5e-3
     x, errors = target.at(VP, t).sample(60, seed=1), []
     for divergence in ("hutchinson", "hutch++"):
@@ -404,16 +447,6 @@ def test_repr() -> None:
 
 
 # ---------------------------------------------------------------------------- what is refused
-
-
-class Broken(sk.Denoiser):
-    """The exact denoiser of the toy with something done to its output."""
-
-    def __init__(self, change: Any) -> None:
-        self.process, self.change = VP, change
-
-    def predict(self, x: Tensor, t: Any, **conditions: Any) -> Tensor:
-        return self.change(TOY.denoiser(VP).predict(x, t), t)
 
 
 @pytest.mark.parametrize("method", ["dopri5", "rk4"])

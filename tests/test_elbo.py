@@ -9,6 +9,7 @@ from torch import Tensor
 
 import sdekit as sk
 from sdekit.processes import ALL as PROCESSES
+from sdekit.processes import GaussianPrior
 from tests.helpers import bad_input, normal
 from tests.test_likelihood import TOY, VP, Broken, mixture, random_mlp
 
@@ -21,7 +22,7 @@ def test_the_bound_of_a_unit_normal_is_its_density(process: sk.Process) -> None:
     law = sk.GaussianMixture(None, torch.zeros(1, 3), 1.0)
     x = 2 * normal(6, 3)
     end = law.at(process, process.t_max)
-    prior = sk.processes.GaussianPrior(math.sqrt(end.variances[0, 0].item()))
+    prior = GaussianPrior(math.sqrt(end.variances[0, 0].item()))
     out = sk.elbo(law.denoiser(process), x, samples=4, prior=prior)
     # E|eps - eps_hat|^2 at t_min is p^2 d + p (1 - p) |x|^2 with p = alpha^2 / (alpha^2 + sigma^2) there.
     alpha, sigma = (float(c(process.t_min)) for c in (process.alpha, process.sigma))

@@ -23,6 +23,11 @@ class NoiseClock:
         """Whether alpha falls to less than half."""
         return float(self.process.alpha(self.process.t_max)) < 0.5
 
+    @property
+    def name(self) -> str:
+        """What u is."""
+        return f"{'arctan' if self.fades else 'asinh'}(sigma / alpha)"
+
     def reading(self, t: float) -> float:
         """u at a time in [t_min, t_max]."""
         rho = math.exp(-0.5 * float(self.process.log_snr(t)))

@@ -262,7 +262,7 @@ def _solve(field: _Field, x: Tensor, route: _Route, prior: Prior) -> _Solved:
     """One chunk from the data to the noise."""
     wide = widened(x)
     state = (wide, wide.new_zeros(len(x), max(field.trace.columns, 1)))
-    states, logs = route.solver.solve(field, state, route.nodes)
+    states, logs = route.solver.solve(field, state, route.nodes, field.clock.name)
     latent, change, probes = states[-1], logs[-1], field.trace.columns
     if not torch.isfinite(change).all() or not torch.isfinite(latent).all():
         raise NumericsError(
@@ -310,7 +310,7 @@ def _transport(
 
     nodes = route.nodes[::-1] if backward else route.nodes
     with unrecorded(denoiser):
-        states = route.solver.solve(velocity, widened(x), nodes)
+        states = route.solver.solve(velocity, widened(x), nodes, clock.name)
     if not torch.isfinite(states[-1]).all():
         raise NumericsError("the states became NaN or infinite on the way")
     return states[-1].to(x.dtype, copy=True)

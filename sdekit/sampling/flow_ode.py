@@ -119,13 +119,20 @@ class FlowODE(Sampler):
 
         return program
 
-    def solve(self, field: Callable[[Tensor, Any], Any], state: Any, nodes: Sequence[float]) -> Any:
+    def solve(
+        self,
+        field: Callable[[Tensor, Any], Any],
+        state: Any,
+        nodes: Sequence[float],
+        clock: str = "t",
+    ) -> Any:
         """The states at the nodes (the first is `state`) of d state / dt = field(t, state).
 
         Args:
             field: of a 0-d time and a state.
             state: a tensor, or a tuple of tensors, whose largest error then decides.
             nodes: at least two times, either way; a fixed method takes one step between neighbours.
+            clock: what the times are called in an error.
 
         Raises:
             NumericsError: the solver gave up.
@@ -133,13 +140,13 @@ class FlowODE(Sampler):
         from torchdiffeq import odeint
 
         first = state[0] if isinstance(state, tuple) else state
-        clock = torch.tensor(nodes, dtype=torch.float64, device=first.device)
-        options = ProbabilityFlow.options(clock) if self.method in ADAPTIVE else {}
+        times = torch.tensor(nodes, dtype=torch.float64, device=first.device)
+        options = ProbabilityFlow.options(times) if self.method in ADAPTIVE else {}
         try:
             return odeint(
                 field,
                 state,
-                clock,
+                times,
                 rtol=self.rtol,
                 atol=self.atol,
                 method=self.method,
@@ -147,6 +154,6 @@ class FlowODE(Sampler):
             )
         except AssertionError as error:
             raise NumericsError(
-                f"{self!r} gave up between t = {nodes[0]:g} and t = {nodes[-1]:g}: {error}. The step became "
-                "too small for the tolerance, or the model returned NaN"
+                f"{self!r} gave up between {clock} = {nodes[0]:g} and {clock} = {nodes[-1]:g}: {error}. The "
+                "step became too small for the tolerance, or the model returned NaN"
             ) from error

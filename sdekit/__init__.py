@@ -11,6 +11,15 @@ from sdekit.data import ExactDenoiser, GaussianMixture
 from sdekit.ddpm import DDPM
 from sdekit.denoisers import Denoiser, EDMPrecondition, NetworkDenoiser
 from sdekit.errors import CheckpointError, NumericsError, SdekitError
+from sdekit.likelihood import (
+    LogLikelihood,
+    bits_per_dim,
+    decode,
+    dequantise,
+    elbo,
+    encode,
+    log_likelihood,
+)
 from sdekit.orders import MeasuredOrder, Problem, measure_order
 from sdekit.processes import (
     EDM,
@@ -41,6 +50,7 @@ __all__ = [
     "GaussianMixture",
     "Heat",
     "Interpolant",
+    "LogLikelihood",
     "MeasuredOrder",
     "NetworkDenoiser",
     "NumericsError",
@@ -54,9 +64,15 @@ __all__ = [
     "SubVP",
     "Table",
     "TrainResult",
+    "bits_per_dim",
     "compare",
     "data",
+    "decode",
+    "dequantise",
+    "elbo",
+    "encode",
     "error_budget",
+    "log_likelihood",
     "measure_order",
     "metrics",
     "networks",

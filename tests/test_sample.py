@@ -152,12 +152,12 @@ def _with_noise(model: sk.Denoiser, sampler: Any, x: Tensor, normals: BlockNorma
 
 def test_large_events_run_in_smaller_chunks() -> None:
     """Thirty-two normals a sample are drawn at once: kept near a hundred megabytes."""
-    from sdekit.sampling.front_door import CHUNK, _fitting
+    from sdekit.sampling.front_door import CHUNK, fitting
 
-    assert _fitting(()) == _fitting((2,)) == _fitting((8, 8)) == CHUNK == 16_384
-    assert _fitting((3, 32, 32)) == 256
+    assert fitting(()) == fitting((2,)) == fitting((8, 8)) == CHUNK == 16_384
+    assert fitting((3, 32, 32)) == 256
     for event in ((28, 28), (3, 64, 64), (20_000,)):
-        assert _fitting(event) % 256 == 0
+        assert fitting(event) % 256 == 0
     sizes = []
     model = Made(lambda x, t: sizes.append(len(x)) or 0 * x)
     sk.sample(model, (300, 3, 32, 32), steps=1, seed=0)

@@ -14,6 +14,7 @@ from torch import Tensor
 from sdekit.denoisers import Denoiser, checked_output
 from sdekit.elementary import Number
 from sdekit.errors import NumericsError
+from sdekit.processes import Process
 from sdekit.sampling.plan import Plan, Register
 
 #: Called with (node index, time, state) at every grid node; a true return value stops the run there.
@@ -58,7 +59,7 @@ class Engine:
         if not isinstance(out, Tensor) or out.shape != x.shape:
             checked_output(out, x)
         if self._check:
-            self._require_finite(out, t)
+            require_finite(out, t, self.nfe, self.denoiser.process)
         return out
 
     def reached(self, index: int, t: float, x: Tensor) -> None:
@@ -66,14 +67,16 @@ class Engine:
         if self._callback is not None and self._callback(index, t, x.clone()):
             raise Stop(x)
 
-    def _require_finite(self, out: Tensor, t: Number) -> None:
-        broken = (~torch.isfinite(out)).reshape(len(out), -1).any(1)
-        if bad := int(broken.sum()):
-            first = float(t[broken][0] if isinstance(t, Tensor) and t.ndim else t)
-            raise NumericsError(
-                f"the model returned NaN or infinity at call {self.nfe}, t = {first:.6g}, "
-                f"log_snr = {self.denoiser.process.log_snr(first):.4g}, for {bad} of {len(out)} samples"
-            )
+
+def require_finite(out: Tensor, t: Number, call: int, process: Process) -> None:
+    """Raise NumericsError, with the time, if a model's output at t has NaN or infinity."""
+    broken = (~torch.isfinite(out)).reshape(len(out), -1).any(1)
+    if bad := int(broken.sum()):
+        first = float(t[broken][0] if isinstance(t, Tensor) and t.ndim else t)
+        raise NumericsError(
+            f"the model returned NaN or infinity at call {call}, t = {first:.6g}, "
+            f"log_snr = {process.log_snr(first):.4g}, for {bad} of {len(out)} samples"
+        )
 
 
 Program = Callable[[Engine, Tensor], Tensor]

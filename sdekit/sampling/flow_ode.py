@@ -1,5 +1,6 @@
 """The probability flow through torchdiffeq: dx/dt = f x - g^2 score / 2, from noise to data."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,21 +114,39 @@ class FlowODE(Sampler):
         def program(engine: Engine, x: Tensor) -> Tensor:
             counted = CountedDenoiser(engine)
             nodes = times if engine.watched or self.method in FIXED else [times[0], times[-1]]
-            states = self._solve(ProbabilityFlow(counted), x, nodes)
+            states = self.solve(ProbabilityFlow(counted), x, nodes)
             return report(engine, counted, times, states, final)
 
         return program
 
-    def _solve(self, flow: ProbabilityFlow, x: Tensor, nodes: list[float]) -> Tensor:
+    def solve(
+        self,
+        field: Callable[[Tensor, Any], Any],
+        state: Any,
+        nodes: Sequence[float],
+        clock: str = "t",
+    ) -> Any:
+        """The states at the nodes (the first is `state`) of d state / dt = field(t, state).
+
+        Args:
+            field: of a 0-d time and a state.
+            state: a tensor, or a tuple of tensors, whose largest error then decides.
+            nodes: at least two times, either way; a fixed method takes one step between neighbours.
+            clock: what the times are called in an error.
+
+        Raises:
+            NumericsError: the solver gave up.
+        """
         from torchdiffeq import odeint
 
-        clock = torch.tensor(nodes, dtype=torch.float64, device=x.device)
-        options = flow.options(clock) if self.method in ADAPTIVE else {}
+        first = state[0] if isinstance(state, tuple) else state
+        times = torch.tensor(nodes, dtype=torch.float64, device=first.device)
+        options = ProbabilityFlow.options(times) if self.method in ADAPTIVE else {}
         try:
-            states = odeint(
-                flow,
-                x,
-                clock,
+            return odeint(
+                field,
+                state,
+                times,
                 rtol=self.rtol,
                 atol=self.atol,
                 method=self.method,
@@ -135,8 +154,6 @@ class FlowODE(Sampler):
             )
         except AssertionError as error:
             raise NumericsError(
-                f"{self!r} gave up between t = {nodes[0]:g} and t = {nodes[-1]:g}: {error}. The step became "
-                "too small for the tolerance, or the model returned NaN"
+                f"{self!r} gave up between {clock} = {nodes[0]:g} and {clock} = {nodes[-1]:g}: {error}. The "
+                "step became too small for the tolerance, or the model returned NaN"
             ) from error
-        assert isinstance(states, Tensor)
-        return states

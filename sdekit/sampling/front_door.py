@@ -117,8 +117,8 @@ def sample(
     n, event = _check_shape(shape, x_init)
     times = checked_times(sampler, denoiser.process, steps, grid, t_start, t_end)
     _check_start(denoiser.process, times[0], x_init)
-    _check_cond(cond, n)
-    chunk = _fitting(event) if chunk is None else check_integer("chunk", chunk, 1)
+    check_cond(cond, n)
+    chunk = fitting(event) if chunk is None else check_integer("chunk", chunk, 1)
     seed = _seed(seed, generator)
     dtype, device = _placement(denoiser, x_init, dtype, device)
     program = sampler.program(denoiser, times, final)
@@ -135,7 +135,9 @@ def sample(
     with (
         evaluating(denoiser),
         torch.no_grad(),
-        _bar(len(bounds) * (len(times) - 1)) if progress else nullcontext() as bar,
+        progress_bar("sampling", "step", len(bounds) * (len(times) - 1))
+        if progress
+        else nullcontext() as bar,
     ):
         for low, high in bounds:
             normals = noise.normals(seed, low, high, event, dtype, device)
@@ -232,7 +234,7 @@ def _side_by_side(chunks: list[list[Tensor]]) -> Tensor:
     return torch.cat(full, 1)
 
 
-def _fitting(event: tuple[int, ...]) -> int:
+def fitting(event: tuple[int, ...]) -> int:
     """Samples whose normals fit into memory: whole blocks, CHUNK at most."""
     fitting = _SLAB_NUMBERS // (SLAB * prod(event))
     return max(BLOCK, min(CHUNK, fitting - fitting % BLOCK))
@@ -268,7 +270,8 @@ def _check_path_steps(path_steps: Any, steps: int, grid: Any) -> None:
         raise ValueError(f"path_steps must be a multiple of steps = {steps}, got {path_steps}")
 
 
-def _check_cond(cond: Any, n: int) -> None:
+def check_cond(cond: Any, n: int) -> None:
+    """Raise unless `cond` is None or a tensor of n rows."""
     if cond is not None and (not isinstance(cond, Tensor) or cond.shape[:1] != (n,)):
         given = f"shape {tuple(cond.shape)}" if isinstance(cond, Tensor) else type(cond).__name__
         raise ValueError(f"cond must be a tensor of n = {n} rows, got {given}")
@@ -385,8 +388,9 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _bar(total: int) -> Iterator[Any]:
+def progress_bar(what: str, unit: str, total: int | None = None) -> Iterator[Any]:
+    """A bar on standard error, with `.update()`; a counter where the total is not known."""
     from tqdm import tqdm
 
-    with tqdm(total=total, desc="sampling", unit="step", file=sys.stderr) as bar:
+    with tqdm(total=total, desc=what, unit=unit, file=sys.stderr) as bar:
         yield bar

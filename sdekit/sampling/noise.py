@@ -88,6 +88,12 @@ class BlockNormals:
         return key
 
 
+def derived_seed(seed: int, purpose: str) -> int:
+    """A seed for another purpose, whose numbers have nothing to do with those of a run with `seed`."""
+    digest = hashlib.blake2b(purpose.encode() + seed.to_bytes(8), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
+
+
 class _Local(threading.local):
     """A generator for each thread, seeded before every draw: to make one takes as long as two steps."""
 

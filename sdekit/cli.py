@@ -211,6 +211,10 @@ def compare(
         Path | None, typer.Option(help="File that keeps finished runs; those in it are not redone.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the runs.")] = 1,
+    exact: Annotated[
+        bool,
+        typer.Option(help="Compute the laws of the samplers instead of drawing (on the line)."),
+    ] = False,
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
@@ -232,18 +236,17 @@ def compare(
     model = truth.denoiser(VP())
     if checkpoint:
         model = _model_of(target, truth.dim, checkpoint).to(device)
-    with _pool(workers) as executor:
-        table = comparison.compare(
-            model,
-            used,
-            counts,
-            truth,
-            n=n,
-            seeds=range(seed, seed + seeds),
-            progress=True,
-            executor=executor,
-            resume=resume,
-        )
+    options: dict[str, Any] = {"n": n, "seeds": range(seed, seed + seeds), "progress": True}
+    if exact:
+        if truth.dim > 1 or resume is not None or workers > 1:
+            raise typer.BadParameter(
+                "--exact is for targets on the line, without --resume and --workers"
+            )
+        table = comparison.sampler_bias(model, used, counts, truth, **options)
+    else:
+        with _pool(workers) as executor:
+            options |= {"executor": executor, "resume": resume}
+            table = comparison.compare(model, used, counts, truth, **options)
     typer.echo(str(table))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

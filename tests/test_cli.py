@@ -261,6 +261,19 @@ def test_compare_prints_its_table_and_writes_files(run, tmp_path):
     assert str(tmp_path / "new" / "compare.csv") in out
 
 
+def test_compare_by_exact_laws(run, tmp_path):
+    line = ("compare", "--exact", "--samplers", "ddim,euler-maruyama", "--steps", "2,4")
+    code, out, _ = run(*line, "--out", tmp_path)
+    assert code == 0
+    assert "KL" in out
+    with (tmp_path / "compare.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["law"] for row in rows] == ["exact"] * 4
+    table = sk.sampler_bias(two_mode().denoiser(sk.VP()), [sk.samplers.DDIM()], [2], two_mode())
+    assert float(rows[0]["KL"]) == table.rows[0]["KL"]
+    assert png(tmp_path / "compare.png")
+
+
 def test_compare_takes_every_sampler_on_every_target(run):
     code, out, _ = run("compare", "--target", "ring", "--steps", "3", "--n", 50)
     assert code == 0
@@ -414,6 +427,8 @@ WRONG = [
     ("compare --steps 5,,6", "steps must be integers separated by commas"),
     ("compare --steps 5,0", r"steps\[1\] must be >= 1, got 0"),
     ("compare --n 1", "--n"),
+    ("compare --exact --target ring", "--exact is for targets on the line"),
+    ("compare --exact --workers 2", "--exact is for .* without --resume and --workers"),
     ("compare --workers 0", "--workers"),
     ("compare --checkpoint FILES/cut.safetensors", "cut.safetensors is damaged"),
     ("compare --checkpoint FILES/missing", "no file FILES/missing"),

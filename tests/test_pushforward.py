@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from helpers import bad_input
@@ -10,7 +11,7 @@ from torch import nn
 
 import sdekit as sk
 from sdekit import samplers
-from sdekit.pde import has_exact_law, sampler_density
+from sdekit.pde import has_exact_law, sampler_density, solve_fokker_planck
 
 TARGET, VP = sk.data.two_mode(), sk.VP()
 EXACT = TARGET.denoiser(VP)
@@ -153,6 +154,22 @@ def test_prior_mismatch_is_kept_by_the_flow_and_contracted_by_the_sde():
     assert abs(flow.kl(target.at(VP, 1e-2)) / before - 1) < 1e-4
     prior, p_T = (sampler_density(exact, EM, 400, start=s, **options) for s in ("prior", "exact"))
     assert prior.tv(p_T) < 0.05 * start.tv(target.at(VP, 1.0))
+
+
+def test_euler_maruyama_goes_to_the_reverse_fokker_planck_solution():
+    """Three chains extrapolated to steps of no length (errors h and h^2 gone) against the equation."""
+    steps, t_end = (100, 200, 400), 0.05
+    edges = np.linspace(-7, 7, 801)
+    start = sk.GaussianMixture(None, [0.0], stds=1.0)
+    solution = solve_fokker_planck(sk.ReverseSDE(EXACT), start, edges, [t_end], tol=1e-10)
+    chains = [sampler_density(EXACT, EM, n, t_end=t_end, points=512) for n in steps]
+    below = [law.cdf(torch.from_numpy(edges)).numpy() for law in chains]
+    limit = below[0] / 3 - 2 * below[1] + 8 / 3 * below[2]
+    cells = np.diff(limit)
+    error = np.abs(cells - solution.density[0] * np.diff(edges)).sum()
+    alone = np.abs(np.diff(below[2]) - solution.density[0] * np.diff(edges)).sum()
+    assert alone > 5e-3
+    assert error < 1e-5
 
 
 def test_final_steps_and_ends():

@@ -47,6 +47,21 @@ def test_the_blocks_on_plans_run(tmp_path, monkeypatch, capsys):
     assert names["out"].plan.name == repr(names["found"].sampler)
 
 
+def test_the_blocks_on_densities_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parent.parent / "docs" / "densities.md").read_text()
+    names: dict[str, Any] = {"__name__": "densities"}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "densities.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "KL 0.000363153  TV 0.0083788  W1 0.00619805  W2 0.00987432" in printed
+    assert "20,000 samples a seed" in printed
+    assert (
+        names["found"].value + names["found"].prior_mismatch - names["exact"]
+    ).abs().max() < 1e-5
+    assert abs(names["half"].mass - 1) < 1e-9
+
+
 @pytest.mark.slow
 def test_the_blocks_on_comparing_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -22,6 +22,7 @@ def test_code_blocks_run_in_order(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "100 model calls, variance off by" in printed
     assert "exact samples score" in printed
+    assert "KL 3.63153e-04 nats, W2 9.87432e-03" in printed
 
 
 def test_the_blocks_on_extending_run(tmp_path, monkeypatch):

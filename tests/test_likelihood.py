@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import sdekit as sk
-from sdekit.likelihood.clock import NoiseClock
 from sdekit.likelihood.flow import METHODS
 from sdekit.processes import ALL as PROCESSES
 from sdekit.sampling.flow_ode import FIXED
+from sdekit.sampling.noise_clock import NoiseClock
 from tests.helpers import bad_input, normal, variance_at
 
 F64 = torch.float64

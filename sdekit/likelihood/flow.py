@@ -35,12 +35,12 @@ from sdekit.likelihood.arguments import (
     unrecorded,
     widened,
 )
-from sdekit.likelihood.clock import NoiseClock
 from sdekit.likelihood.divergence import Jacobian, Trace, check_divergence, make_trace
 from sdekit.processes import Process
 from sdekit.sampling.engine import require_finite
 from sdekit.sampling.flow_ode import ADAPTIVE, FIXED, FlowODE
 from sdekit.sampling.front_door import check_cond, fitting, progress_bar
+from sdekit.sampling.noise_clock import NoiseClock
 
 #: implicit_adams couples the batch like an adaptive method, without choosing its steps.
 METHODS = (*ADAPTIVE, *(method for method in FIXED if method != "implicit_adams"))

@@ -12,6 +12,7 @@ from sdekit.errors import NumericsError, check_choice, check_number
 from sdekit.sampling.counted import CountedDenoiser, report
 from sdekit.sampling.engine import Engine, Program
 from sdekit.sampling.grids import equally_spaced
+from sdekit.sampling.noise_clock import NoiseClock
 from sdekit.sampling.sampler import FINAL, Sampler
 
 #: (order, model calls a step) of the solvers that take the steps they are given.
@@ -67,7 +68,8 @@ class ProbabilityFlow(nn.Module):
 class FlowODE(Sampler):
     """The probability flow by any of torchdiffeq's Runge-Kutta methods.  Song et al. 2021, section 4.3.
 
-    The adaptive methods (dopri5, dopri8, bosh3, fehlberg2, adaptive_heun) choose their steps from rtol and
+    The adaptive methods (dopri5, dopri8, bosh3, fehlberg2, adaptive_heun) step in a clock of sigma / alpha
+    (`NoiseClock`), in which the rates of tabulated betas do not jump, and choose their steps from rtol and
     atol by an error norm over the whole batch: a sample's result depends on its batch mates within the
     tolerance. `sample(chunk=1)`, a fixed method (euler, midpoint, heun2, heun3, rk4: one step an interval of
     the grid) or `AdaptiveDPMSolver` removes that. implicit_adams takes the steps of a uniform grid, with an
@@ -113,11 +115,26 @@ class FlowODE(Sampler):
 
         def program(engine: Engine, x: Tensor) -> Tensor:
             counted = CountedDenoiser(engine)
-            nodes = times if engine.watched or self.method in FIXED else [times[0], times[-1]]
-            states = self.solve(ProbabilityFlow(counted), x, nodes)
+            if self.method in FIXED:
+                states = self.solve(ProbabilityFlow(counted), x, times)
+            else:
+                states = self._adapted(
+                    counted, x, times if engine.watched else [times[0], times[-1]]
+                )
             return report(engine, counted, times, states, final)
 
         return program
+
+    def _adapted(self, denoiser: Denoiser, x: Tensor, times: list[float]) -> Any:
+        """The states at these times by steps of its own, in the clock that makes the flow smooth."""
+        flow = ProbabilityFlow(denoiser)
+        clock = NoiseClock(denoiser.process, times[-1], times[0])
+
+        def field(u: Tensor, x: Tensor) -> Tensor:
+            t, rate = clock.time(float(u))
+            return rate * flow(t, x)
+
+        return self.solve(field, x, [clock.reading(t) for t in times], clock.name)
 
     def solve(
         self,

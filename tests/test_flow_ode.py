@@ -95,7 +95,7 @@ def test_coupled_says_whether_batch_mates_matter(method: str) -> None:
 
 
 def test_jumping_rates_cost_nothing():
-    """A chain of 1,000 betas beside the continuous process it discretises: as many calls, as small an error."""
+    """A chain of 1,000 betas beside the process it discretises: as many calls, as small an error."""
     target, z = sk.data.two_mode(), torch.linspace(-2, 2, 21, dtype=torch.float64)[:, None]
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     calls = []

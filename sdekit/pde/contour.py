@@ -46,9 +46,7 @@ class Exponential:
         angle = np.pi * (2 * np.arange(self.nodes // 2) + 1) / self.nodes
         z = self.nodes * (0.1309 - 0.1194 * angle**2 + 0.2500j * angle)
         weights = 2 * np.exp(z) * (0.2500j - 0.2388 * angle) / z
-        v = np.zeros_like(y)
-        for point, weight in zip(z.tolist(), weights.tolist(), strict=True):
-            v += (weight * volumes.resolvent(self.rate, self.tau, point, y)).imag
+        v = (weights @ volumes.resolvents(self.rate, self.tau, z, y)).imag
         return y + self.tau * volumes.product(self.rate * volumes.faces, 1.0, v)
 
 

@@ -84,12 +84,17 @@ class FourthOrder:
             raise NumericsError(f"the matrix of the implicit stage at t = {abs(t):g} is singular")
         return x
 
-    def resolvent(self, rate: float, tau: float, z: complex, y: np.ndarray) -> np.ndarray:
-        """(z - tau M)^-1 y for the constant operator with a = rate x and D = 1."""
-        matrix = (-tau * rate) * self.K - tau * self.L + 0j
-        matrix[4] += z
-        *_, x, _ = self.complex_gbsv(2, 2, matrix, y + 0j, overwrite_ab=True, overwrite_b=True)
-        return x
+    def resolvents(self, rate: float, tau: float, z: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """(z - tau M)^-1 y for each z, with the constant M of a = rate x and D = 1; shape (len(z), cells).
+
+        The matrices stand side by side in one of bands, without entries between them: one call of LAPACK.
+        """
+        matrix = np.empty((len(z), *self.K.T.shape), complex)
+        matrix[:] = -tau * (rate * self.K + self.L).T
+        matrix[:, :, 4] += z[:, None]
+        bands, right = matrix.reshape(-1, len(self.K)).T, np.tile(y + 0j, len(z))
+        *_, x, _ = self.complex_gbsv(2, 2, bands, right, overwrite_ab=True, overwrite_b=True)
+        return x.reshape(len(z), len(y))
 
 
 class Upwinded:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -146,9 +147,9 @@ def solve_fokker_planck(
         coordinates: "raw" has `edges` in x; "scaled" in u = x / s(t) with s^2 = alpha^2 + sigma^2, the
             standard deviation of data of variance 1: one grid for all times of VE and EDM. Averages given and
             returned are those of the density of x, over the cells s(t) * edges.
-        tol: largest L1 norm of the estimated error of a step, relative to the mass, or a bound on the error in
-            time of "exponential", but for round-off; in [1e-13, 0.1]; 1e-9 for "exponential", 1e-7 for "fv4" and
-            1e-5 for "sg" unless given; for "sg" at least 1e-8, and 1e-5 where "auto" takes it.
+        tol: largest L1 norm of the estimated error of a step, relative to the mass; for "exponential" a bound
+            on the error in time but for round-off. In [1e-13, 0.1]; 1e-9 for "exponential", 1e-7 for "fv4"
+            and 1e-5 for "sg" unless given; for "sg" at least 1e-8, and 1e-5 where "auto" takes it.
 
     Raises:
         ValueError: an argument out of its range; a grid that leaves more than 1e-6 of the mass outside at
@@ -157,12 +158,13 @@ def solve_fokker_planck(
         TypeError: not an equation, not numbers.
         NumericsError: the rates or the model are not finite between the times.
     """
-    problem = _posed(equation_of(equation, coordinates), density0, edges, times, start)
+    posed = _posed(equation_of(equation, coordinates), density0, edges, times, start)
     scheme = check_choice("scheme", scheme, ("auto", *_TOLERANCES))
     least = 1e-8 if scheme == "sg" else 1e-13
     tol = None if tol is None else check_number("tol", tol, least, 0.1)
+    problem = _Problem(*posed, scheme, tol)
     with problem.equation.evaluating():
-        return problem.solution(scheme, tol)
+        return problem.solution()
 
 
 def heat_equation(
@@ -186,17 +188,19 @@ class _Problem:
     grid: np.ndarray
     start: float
     clock: np.ndarray
+    scheme: str
+    tol: float | None
 
-    def solution(self, scheme: str, tol: float | None) -> Solution:
+    def solution(self) -> Solution:
         """The solution by the scheme asked for, or by the one that will do."""
-        rough, taken, reason = self.check(), scheme, ""
-        if scheme == "auto":
-            taken, reason = ("sg", rough) if rough else self.fourth_order(tol)
-        q, steps = self.carried(taken, tol if taken == scheme else _no_tighter(taken, tol))
+        rough, taken, reason = self.check(), self.scheme, ""
+        if self.scheme == "auto":
+            taken, reason = ("sg", rough) if rough else self.fourth_order()
+        q, steps = self.carried(taken)
         below = (self.grid[1] - self.grid[0]) * -q.clip(max=0).sum(axis=1).min()
-        if scheme == "auto" and below > _NEGATIVE:
+        if self.scheme == "auto" and below > _NEGATIVE:
             reason, taken = f"{taken} left a mass of {below:.1g} below zero", "sg"
-            q, steps = self.carried(taken, _no_tighter(taken, tol))
+            q, steps = self.carried(taken)
         if not isinstance(self.equation, LinearEquation):
             check_walls(q, self.grid, self.clock)
         coordinates = self.equation.coordinates
@@ -204,12 +208,17 @@ class _Problem:
         density = q / scale[:, None]
         return Solution(density, self.grid, self.clock, steps, taken, reason, coordinates)
 
+    @cached_property
+    def laws(self) -> list[tuple[float, tuple[float, float] | None]]:
+        """Each of the times, and (scale, std) of the kernel from the start to there if it is known."""
+        start, law = self.start, self.equation.transition
+        return [(t, (1.0, 0.0) if t == start else law(start, t)) for t in self.clock.tolist()]
+
     def check(self) -> str:
         """Why the scheme of fourth order will not do, if so; raises where none will."""
         rough = ""
-        for t in (self.start, *self.clock.tolist()):
+        for t, law in [(self.start, (1.0, 0.0)), *self.laws]:
             check_width(self.equation.narrowest(t), self.grid, t)
-            law = self.law(t)
             if law is None:
                 continue
             check_mass(self.averages, self.grid, t, *law)
@@ -221,22 +230,23 @@ class _Problem:
                     rough = f"density0 is not smooth and |a| h / D = {steep:.3g} at t = {t:g}"
         return rough
 
-    def law(self, t: float) -> tuple[float, float] | None:
-        """(scale, std) of the kernel from the start to t, where it is known."""
-        return (1.0, 0.0) if t == self.start else self.equation.transition(self.start, t)
+    def tolerance(self, taken: str) -> float:
+        """That of a scheme; one meant for fourth order would cost "sg" very many steps."""
+        tol = _TOLERANCES[taken] if self.tol is None else self.tol
+        return max(tol, _TOLERANCES[taken]) if taken == "sg" != self.scheme else tol
 
-    def fourth_order(self, tol: float | None) -> tuple[str, str]:
+    def fourth_order(self) -> tuple[str, str]:
         """The scheme of fourth order to take, and why it has steps if that is for a process."""
-        _, unfit = self.exponentials(tol)
+        unfit = self.exponentials[1]
         if not unfit:
             return "exponential", ""
         return "fv4", unfit if isinstance(self.equation, LinearEquation) else ""
 
-    def exponentials(self, tol: float | None) -> tuple[list[Exponential], str]:
+    @cached_property
+    def exponentials(self) -> tuple[list[Exponential], str]:
         """What carries the averages to each of the times at once, or why nothing is known to."""
-        tol, found = _TOLERANCES["exponential"] if tol is None else tol, []
-        for t in self.clock.tolist():
-            law = self.law(t)
+        found, tol = [], self.tolerance("exponential")
+        for t, law in self.laws:
             if law is None:
                 return [], f"{self.equation!r} is not a process"
             found.append(exponential(self.averages, self.grid, *law, tol))
@@ -247,11 +257,11 @@ class _Problem:
                 )
         return found, ""
 
-    def carried(self, scheme: str, tol: float | None) -> tuple[np.ndarray, int]:
+    def carried(self, scheme: str) -> tuple[np.ndarray, int]:
         """The averages at the times of `clock`, and the steps they took."""
         if scheme in _STEPPED:
-            return self.stepped(scheme, _TOLERANCES[scheme] if tol is None else tol)
-        found, unfit = self.exponentials(tol)
+            return self.stepped(scheme)
+        found, unfit = self.exponentials
         if unfit:
             raise ValueError(
                 f'scheme="exponential" will not do: {unfit}; give scheme="auto" or "fv4", more cells, or'
@@ -260,8 +270,9 @@ class _Problem:
         volumes = FourthOrder(self.equation, self.grid)
         return np.stack([e.of(volumes, self.averages) for e in found]), 0
 
-    def stepped(self, scheme: str, tol: float) -> tuple[np.ndarray, int]:
+    def stepped(self, scheme: str) -> tuple[np.ndarray, int]:
         """The averages at the times of `clock` by steps in time, and the number of these."""
+        tol = self.tolerance(scheme)
         discretised, integrate = _STEPPED[scheme]
         system, y, steps, rows = discretised(self.equation, self.grid), self.averages, 0, []
         for begin, stops, wanted in _smooth_pieces(self.equation, self.start, self.clock):
@@ -272,25 +283,20 @@ class _Problem:
         return np.stack(rows), steps
 
 
-def _no_tighter(scheme: str, tol: float | None) -> float | None:
-    """A tolerance meant for fourth order would cost "sg", of lower order in time, very many steps."""
-    return max(tol, _TOLERANCES["sg"]) if scheme == "sg" and tol is not None else tol
-
-
 def _posed(
     equation: Equation,
     density0: Density | GaussianPrior | Vector,
     edges: Vector,
     times: Vector,
     start: float | None,
-) -> _Problem:
-    """The problem in the coordinates of the equation, its arguments checked."""
+) -> tuple[Equation, np.ndarray, float | None, np.ndarray, float, np.ndarray]:
+    """What a problem holds, in the coordinates of the equation, its arguments checked."""
     grid, begin = check_edges(edges), check_start(start, equation)
     clock = check_times(times, begin, equation)
     scale = equation.coordinates.scale(begin)
     averages, narrowest = cell_averages(density0, scale * grid)
     narrowest = None if narrowest is None else narrowest / scale
-    return _Problem(equation, scale * averages, narrowest, grid, begin, clock)
+    return equation, scale * averages, narrowest, grid, begin, clock
 
 
 def _smooth_pieces(

@@ -77,6 +77,21 @@ def test_the_error_falls_geometrically_with_the_nodes(rate):
     assert math.exp(slope) == pytest.approx(2.85, rel=0.05)
 
 
+@pytest.mark.parametrize("steepness", [-2.0, -1.0, 0.1, 1.0, 2.0])
+@pytest.mark.parametrize("nodes", [12, 20])
+def test_the_error_of_any_density_in_the_weighted_norm(steepness, nodes):
+    """The norm of the whole operator, from hardly any time to the stationary law: the bound of `exponential`."""
+    edges = grid(1, 40)
+    h, x = edges[1] - edges[0], (edges[:-1] + edges[1:]) / 2
+    rate, volumes, eye = steepness / h, volumes_on(edges), np.eye(40)
+    weight = np.exp(-rate * x**2 / 4)
+    matrix = dense(volumes, rate)
+    for tau in h**2 * 10.0 ** np.arange(-2, 4):
+        found = np.stack([Exponential(rate, tau, nodes).of(volumes, c) for c in eye], axis=1)
+        error = weight[:, None] * (found - expm(tau * matrix)) / weight
+        assert np.linalg.norm(error, 2) <= 6 * 2.85**-nodes
+
+
 @given(
     mean=st.floats(-5.5, 5.5),
     std=st.floats(0.02, 1.5),
@@ -132,7 +147,9 @@ def test_drift_against_diffusion_decides(steepness):
 
 
 def law(process, s, t, coordinates):
-    return equation_of(process, coordinates).transition(s, t)
+    found = equation_of(process, coordinates).transition(s, t)
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize(("s", "t"), [(0.0, 1e-9), (0.0, 1.0), (0.3, 0.3 + 1e-9), (0.2, 0.9)])
@@ -142,7 +159,8 @@ def test_the_clock_keeps_its_digits(s, t):
     y = bump(edges, 0, 0.5)
 
     def clock(process, coordinates="raw"):
-        return exponential(y, edges, *law(process, s, t, coordinates), 1e-9)
+        scale, std = law(process, s, t, coordinates)
+        return exponential(y, edges, scale, std, 1e-9)
 
     assert clock(VP()).tau == pytest.approx(VP().schedule.delta_B(s, t) / 2, rel=1e-12)
     r = 2 * math.log(5000)
@@ -198,7 +216,7 @@ def joints(process):
 def test_a_chain_agrees_with_steps_of_a_smooth_process(process):
     """At times of the same log-SNR: steps keep off every joint by 1e-12 of time, which adds up."""
     edges, times = grid(8, 120), [0.1, 0.5]
-    smooth = [VP().time_at_log_snr(process.log_snr(t)) for t in times]
+    smooth = [float(VP().time_at_log_snr(process.log_snr(t))) for t in times]
     one = solve_fokker_planck(process, TARGET, edges, times, scheme="exponential", tol=1e-12)
     other = solve_fokker_planck(VP(), TARGET, edges, smooth, scheme="fv4", tol=1e-13)
     assert (l1(one.density, other.density, edges) <= 1e-11).all()

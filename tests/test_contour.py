@@ -80,7 +80,7 @@ def test_the_error_falls_geometrically_with_the_nodes(rate):
 @pytest.mark.parametrize("steepness", [-2.0, -1.0, 0.1, 1.0, 2.0])
 @pytest.mark.parametrize("nodes", [12, 20])
 def test_the_error_of_any_density_in_the_weighted_norm(steepness, nodes):
-    """The norm of the whole operator, from hardly any time to the stationary law: the bound of `exponential`."""
+    """The norm of the whole operator, from hardly any time to the stationary law."""
     edges = grid(1, 40)
     h, x = edges[1] - edges[0], (edges[:-1] + edges[1:]) / 2
     rate, volumes, eye = steepness / h, volumes_on(edges), np.eye(40)

@@ -335,7 +335,7 @@ def work_precision(found: Sequence[Record]) -> Any:
             )
         axes.set(xlabel="processor time of a call, ms", title=name)
     panels[0].set_ylabel("L1 error, the largest of three times")
-    panels[-1].legend(frameon=False, fontsize=8)
+    panels[-1].legend(frameon=False, fontsize=8, loc="lower right")
     return figure
 
 

@@ -27,7 +27,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -254,12 +254,17 @@ def expression(problem: "Problem", cells: int, tolerance: float = 1e-6) -> Solve
 
 
 def ours(problem: "Problem", *, quick: bool = False) -> Iterator[Solver]:
-    """sdekit at several numbers of cells and tolerances."""
+    """sdekit at several numbers of cells, as it comes and by steps in time at several tolerances."""
     ladder = (150, 200, 300) if quick else (100, 150, 200, 300, 400, 600, 800, 1200, 1600)
-    for n, digits in product(ladder, (5, 7) if quick else (4, 5, 6, 7, 8, 9)):
+    stepped = replace(problem, scheme="fv4")
+    for n in ladder:
         edges = problem.edges(n)
-        solve = partial(problem.solve, problem.averages(0.0, edges), edges, tol=10.0**-digits)
-        yield Solver("sdekit", f"tol 1e-{digits}", n, partial(_densities, solve))
+        start = problem.averages(0.0, edges)
+        solve = partial(problem.solve, start, edges)
+        yield Solver("sdekit", "default", n, partial(_densities, solve))
+        for digits in (5, 7) if quick else (4, 5, 6, 7, 8, 9):
+            solve = partial(stepped.solve, start, edges, tol=10.0**-digits)
+            yield Solver("sdekit by steps", f"tol 1e-{digits}", n, partial(_densities, solve))
 
 
 def _densities(solve: Callable[[], Any]) -> Run:

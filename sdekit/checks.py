@@ -92,7 +92,8 @@ def _fokker_planck_runs(cells: int, times: Sequence[float], tol: float) -> tuple
     )
     for name, process, half in cases:
         edges = torch.linspace(-half, half, cells + 1, dtype=torch.float64)
-        solution = solve_fokker_planck(process, target, edges, times, tol=tol)
+        # Steps in time, as they read the rates f and g^2 that are to be checked.
+        solution = solve_fokker_planck(process, target, edges, times, scheme="fv4", tol=tol)
         runs.append(Run(name, solution, tuple(target.at(process, t) for t in times)))
     return tuple(runs)
 

@@ -41,17 +41,20 @@ def l1_errors(solution, process):
 def test_raw_coordinates_test_drift_and_diffusion_apart(process, half_width):
     times = np.array([0.1, 0.5, 1.0]) * process.horizon
     edges, start = grid(half_width, 1000), TARGET.at(process, 0.0)
-    solution = solve_fokker_planck(process, start, edges, times)
+    solution = solve_fokker_planck(process, start, edges, times, scheme="fv4")
     assert (l1_errors(solution, process) <= 5e-7).all()
     assert (solution.scale == 1).all()
     np.testing.assert_array_equal(solution.x, np.tile(solution.centers, (3, 1)))
 
 
+@pytest.mark.parametrize("scheme", ["exponential", "fv4"])
 @pytest.mark.parametrize("process", ALL, ids=repr)
-def test_one_grid_for_all_times_of_every_process(process):
+def test_one_grid_for_all_times_of_every_process(process, scheme):
     times = np.array([0.1, 0.5, 1.0]) * process.t_max
     start = TARGET.at(process, 0.0)
-    solution = solve_fokker_planck(process, start, grid(8, 800), times, coordinates="scaled")
+    solution = solve_fokker_planck(
+        process, start, grid(8, 800), times, coordinates="scaled", scheme=scheme
+    )
     assert (l1_errors(solution, process) <= 5e-7).all()
     assert np.abs(solution.mass - 1).max() <= 1e-11
     assert (solution.minimum >= -1e-11 / solution.scale).all()

@@ -29,7 +29,7 @@ class FourthOrder:
     def __init__(self, equation: Equation, edges: np.ndarray) -> None:
         from scipy.linalg import get_lapack_funcs
 
-        faces = edges[1:-1]
+        self.faces = faces = edges[1:-1]
         self.h = (edges[-1] - edges[0]) / (len(edges) - 1)
         # Weights of the cells k - 1 .. k + 2 at face k, between cells k and k + 1.
         self.value = np.tile(np.array([-1, 7, 7, -1]) / 12, (len(faces), 1))
@@ -39,6 +39,7 @@ class FourthOrder:
         self.K, self.L = self._bands(self.value * faces[:, None]), self._bands(-slope)
         self.matrix = np.empty_like(self.K)
         (self.gbsv,) = get_lapack_funcs(("gbsv",), (self.K,))
+        (self.complex_gbsv,) = get_lapack_funcs(("gbsv",), dtype=complex)
         self.terms = _terms_at(equation, faces)
 
     def _bands(self, flux: np.ndarray) -> np.ndarray:
@@ -55,8 +56,12 @@ class FourthOrder:
         return bands
 
     def rate(self, t: float, y: np.ndarray) -> np.ndarray:
-        """Minus the differences of the fluxes, not a matrix product: they telescope, so mass is kept."""
+        """M(t) y."""
         drift, D, _ = self.terms(t)
+        return self.product(drift, D, y)
+
+    def product(self, drift: np.ndarray, D: float, y: np.ndarray) -> np.ndarray:
+        """Minus the differences of the fluxes, not a matrix product: they telescope, so mass is kept."""
         drift, spread = drift / 12, D / (12 * self.h)
         inner, jump = y[:-1] + y[1:], y[1:] - y[:-1]
         flux = np.zeros(len(y) + 1)
@@ -78,6 +83,18 @@ class FourthOrder:
         if info:
             raise NumericsError(f"the matrix of the implicit stage at t = {abs(t):g} is singular")
         return x
+
+    def resolvents(self, rate: float, tau: float, z: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """(z - tau M)^-1 y for each z, with the constant M of a = rate x and D = 1; shape (len(z), cells).
+
+        The matrices stand side by side in one of bands, without entries between them: one call of LAPACK.
+        """
+        matrix = np.empty((len(z), *self.K.T.shape), complex)
+        matrix[:] = -tau * (rate * self.K + self.L).T
+        matrix[:, :, 4] += z[:, None]
+        bands, right = matrix.reshape(-1, len(self.K)).T, np.tile(y + 0j, len(z))
+        *_, x, _ = self.complex_gbsv(2, 2, bands, right, overwrite_ab=True, overwrite_b=True)
+        return x.reshape(len(z), len(y))
 
 
 class Upwinded:

@@ -75,7 +75,7 @@ def test_a_mixture_with_full_covariances_to_second_order(process, half_width, ti
     cells, errors = np.array([12, 16, 21]) * half_width, []
     for n in cells:
         edges = grid(half_width, n)
-        solution = solve_fokker_planck_2d(process, TILTED, edges, times, tol=1e-6)
+        solution = solve_fokker_planck_2d(process, TILTED, edges, times, tol=1e-5)
         truth = np.stack([averages(TILTED.at(process, t), edges) for t in times])
         errors.append(l1(solution.density, truth, edges))
         assert solution.density.shape == (len(times), n, n)

@@ -246,7 +246,7 @@ def same_rank(
     # Ranks that are round-off are not looked for: a heavy tail would send the ends to infinity.
     least, most = (max(float(rank), _RANKED) for rank in (below[0], above[-1]))
     low, high = (torch.tensor([end], dtype=torch.float64) for end in (guess.min(), guess.max()))
-    span = high - low
+    span = (high - low).clamp(min=1e-9)  # all points may be one
     while float(target.cdf(low)) > least and span < 1e300:
         low, span = low - span, 2 * span
     while float(target.survival(high)) > most and span < 1e300:

@@ -104,7 +104,7 @@ def test_a_flow_is_the_map_that_sample_runs():
 
 @pytest.mark.parametrize("sampler", [EM, samplers.Ancestral(), CHURN, samplers.Restart()], ids=repr)
 def test_samples_agree(sampler):
-    """Moments and a distribution function at nine points, each within 4.5 standard errors of 250,000 draws."""
+    """Moments and the distribution at nine points, each within 4.5 standard errors of 250,000 draws."""
     n = 250_000
     law = sampler_density(EXACT, sampler, 8)
     x = sk.sample(EXACT, (n, 1), sampler=sampler, steps=8, seed=3, dtype=torch.float64).x[:, 0]

@@ -15,6 +15,7 @@ from sdekit.errors import check_integer
 from sdekit.pde import Solution, solve_fokker_planck
 from sdekit.pde.arguments import cell_averages
 from sdekit.processes import VP, Heat, Process
+from sdekit.records import Records
 from sdekit.sampling import ALL, PlanSampler, Sampler, sample
 from sdekit.sampling.engine import Engine
 from sdekit.sampling.grids import usual_end
@@ -39,19 +40,10 @@ class Run:
 
 
 @dataclass(frozen=True)
-class FokkerPlanckCheck:
-    """The runs, and their numbers as rows: process, t, L1 error, mass - 1, minimum."""
+class FokkerPlanckCheck(Records):
+    """Rows of equation, t, l1 (error), mass and minimum, and the runs that they are of."""
 
     runs: tuple[Run, ...]
-    rows: list[dict[str, Any]]
-
-    def __str__(self) -> str:
-        return "\n".join("{:<16}{:>6}{:>12}{:>12}{:>12}".format(*line) for line in self._cells())
-
-    def markdown(self) -> str:
-        """The rows as a Markdown table."""
-        head, *body = self._cells()
-        return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body))
 
     def _cells(self) -> list[list[str]]:
         """Head and rows as text."""
@@ -74,7 +66,7 @@ def fokker_planck_check(
             {"equation": run.name, "t": t, "l1": l1, "mass": float(mass), "minimum": float(least)}
             for t, l1, mass, least in found
         ]
-    return FokkerPlanckCheck(runs, rows)
+    return FokkerPlanckCheck(rows, runs)
 
 
 def fokker_planck_film(cells: int = 400, frames: int = 121) -> tuple[Run, ...]:

@@ -37,6 +37,8 @@ def density_picture(
 ) -> Figure:
     """Densities on a line, a row a solution: the image over (t, x), and slices at four telling times.
 
+    A solution in scaled coordinates is drawn in x all the same: its cells widen with s(t).
+
     Args:
         solutions: by name, a solution at two times or more and the exact law at each of them, or None. The
             slices are spread so that the density changes as much from each to the next; triangles show where
@@ -49,22 +51,7 @@ def density_picture(
         _check_laws(laws, len(solution.times), 1)
     figure, panels = figure_of(len(solutions), 2, (9.4, 3.3 * len(solutions) + 0.5))
     for row, (name, (solution, laws)) in enumerate(solutions.items()):
-        film, slices = panels[2 * row : 2 * row + 2]
-        exact = (
-            None if laws is None else np.stack([_on_line(law, solution.centers) for law in laws])
-        )
-        shown = _telling(solution.density)
-        seen = _in_view(solution.density.max(0), solution.edges)
-        image = _film(film, solution, exact)
-        film.set(xlabel="t", ylabel="x", ylim=seen)
-        film.set_title(name, pad=11)
-        figure.colorbar(image, ax=film, label="density")
-        _slices(slices, solution, exact, shown)
-        slices.set(xlabel="x", ylabel="density", xlim=seen)
-        slices.set_title(f"{name}, at the triangles", pad=11)
-        for k, i in enumerate(shown):
-            above: Any = {"transform": film.get_xaxis_transform(), "clip_on": False, "ms": 5}
-            film.plot(solution.times[i], 1.025, "v", color=COLOURS[k], **above)
+        _row(panels[2 * row : 2 * row + 2], name, solution, laws)
     _contour_legend(figure, any(laws is not None for _, laws in solutions.values()))
     figure.suptitle(title)
     return figure
@@ -87,7 +74,7 @@ def plane_picture(
     _check_laws(laws, count, 2)
     rows = 1 if count <= 4 else 2
     columns = -(-count // rows)
-    views = [_in_view(solution.marginal(i).max(0), edges) for i, edges in enumerate(solution.edges)]
+    views = [_in_view(solution.marginal(i), edges) for i, edges in enumerate(solution.edges)]
     wide, tall = (high - low for low, high in views)
     size = (2.6 * columns + 1.0, 2.6 * rows * min(max(tall / wide, 0.5), 2.0) + 1.2)
     figure, panels = figure_of(rows, columns, size, sharex=True, sharey=True)
@@ -118,21 +105,44 @@ def _check_laws(laws: Sequence[GaussianMixture] | None, times: int, dim: int) ->
             raise ValueError(f"laws must be mixtures with d = {dim}, got {law!r}")
 
 
+def _row(
+    panels: Sequence[Axes], name: str, solution: Solution, laws: Sequence[GaussianMixture] | None
+) -> None:
+    """One solution: its film, and slices at the times that triangles above the film mark."""
+    film, slices = panels
+    exact = None
+    if laws is not None:
+        exact = np.stack([_on_line(law, x) for law, x in zip(laws, solution.x, strict=True)])
+    shown = _telling(solution.density * solution.scale[:, None])
+    seen = _in_view(solution.density, solution.scale[:, None] * solution.edges)
+    image = _film(film, solution, exact)
+    film.set(xlabel="t", ylabel="x", ylim=seen)
+    film.set_title(name, pad=11)
+    film.figure.colorbar(image, ax=film, label="density")
+    _slices(slices, solution, exact, shown)
+    slices.set(xlabel="x", ylabel="density", xlim=seen)
+    slices.set_title(f"{name}, at the triangles", pad=11)
+    for k, i in enumerate(shown):
+        above: Any = {"transform": film.get_xaxis_transform(), "clip_on": False, "ms": 5}
+        film.plot(solution.times[i], 1.025, "v", color=COLOURS[k], **above)
+
+
 def _film(axes: Axes, solution: Solution, exact: np.ndarray | None) -> Any:
     """The image over (t, x), with contours; earlier solved times to the left."""
     times, peak = solution.times, float(solution.density.max())
-    middles = (times[1:] + times[:-1]) / 2
+    ends = np.concatenate([times[:1], (times[1:] + times[:-1]) / 2, times[-1:]])
+    scale = np.array([solution.coordinates.scale(t) for t in ends.tolist()])
+    corners = scale * solution.edges[:, None]
     image = axes.pcolormesh(
-        np.concatenate([times[:1], middles, times[-1:]]),
-        solution.edges,
-        solution.density.T,
-        **_image(peak),
+        np.broadcast_to(ends, corners.shape), corners, solution.density.T, **_image(peak)
     )
     levels = [share * peak for share in _LEVELS]
+    x = solution.x.T
+    t = np.broadcast_to(times, x.shape)
     if exact is not None:
-        contours = axes.contour(times, solution.centers, exact.T, levels, **_EXACT)
+        contours = axes.contour(t, x, exact.T, levels, **_EXACT)
         contours.set(path_effects=_rim())
-    axes.contour(times, solution.centers, solution.density.T, levels, **_SOLVED)
+    axes.contour(t, x, solution.density.T, levels, **_SOLVED)
     axes.set_xlim(times[0], times[-1])
     axes.grid(False)
     return image
@@ -156,10 +166,10 @@ def _slices(axes: Axes, solution: Solution, exact: np.ndarray | None, shown: Seq
     for k, i in enumerate(shown):
         if exact is not None:
             label = "exact" if k == 0 else None
-            axes.plot(solution.centers, exact[i], color="#D4D4D4", lw=5, label=label)
+            axes.plot(solution.x[i], exact[i], color="#D4D4D4", lw=5, label=label)
         style: Any = {"color": COLOURS[k], "ls": DASHES[k], "lw": 1.6}
         label = f"t = {solution.times[i]:.3g}"
-        axes.plot(solution.centers, solution.density[i], label=label, **style)
+        axes.plot(solution.x[i], solution.density[i], label=label, **style)
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=8)
 
@@ -171,10 +181,11 @@ def _telling(density: np.ndarray) -> list[int]:
     return sorted({int(np.abs(way - place).argmin()) for place in wanted})
 
 
-def _in_view(profile: np.ndarray, edges: np.ndarray) -> tuple[float, float]:
-    """The ends of the cells where there is something to see."""
-    cells = np.flatnonzero(profile > _SEEN * profile.max())
-    return float(edges[cells[0]]), float(edges[cells[-1] + 1])
+def _in_view(density: np.ndarray, edges: np.ndarray) -> tuple[float, float]:
+    """The ends of the cells where there is something to see at any time, (times, cells)."""
+    seen = density > _SEEN * density.max()
+    edges = np.broadcast_to(edges, (len(density), edges.shape[-1]))
+    return float(edges[:, :-1][seen].min()), float(edges[:, 1:][seen].max())
 
 
 def _image(peak: float) -> Any:

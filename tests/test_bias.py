@@ -1,48 +1,108 @@
-"""`sampler_bias`: exact laws against steps, and samples where there is no exact law."""
+"""`sampler_bias`: exact laws in a table, samples where no law is to be had."""
 
 import math
 
 import pytest
+import torch
 from helpers import bad_input
 
 import sdekit as sk
 from sdekit import plotting, samplers
-from sdekit.comparison import BiasTable
+from sdekit.comparison import BiasTable, sampler_bias
+from sdekit.pde import sampler_density
 
-VP, TARGET = sk.VP(), sk.data.two_mode()
+TARGET, VP = sk.data.two_mode(), sk.VP()
 EXACT = TARGET.denoiser(VP)
 EM, MEMORY = samplers.EulerMaruyama(), samplers.DPMSolverPP(tau=1.0)
+QUICK = {"n": 2000, "seeds": (0, 1, 2)}
 
 
 @pytest.fixture(scope="module")
 def table():
-    return sk.sampler_bias(
-        EXACT, [EM, (samplers.DDIM(), "log-snr"), MEMORY], [8, 16], TARGET, n=20_000, points=512
-    )
+    chosen = [samplers.EulerMaruyama(), (samplers.DDIM(), "uniform"), MEMORY]
+    return sampler_bias(EXACT, chosen, [8, 16], TARGET, t_end=1e-2, points=512, **QUICK)
 
 
-def test_rows_are_those_of_the_laws(table):
-    assert [(row["steps"], row["law"]) for row in table.rows] == [
-        (8, "exact"), (16, "exact"), (8, "exact"), (16, "exact"), (8, "samples"), (16, "samples"),
-    ]  # fmt: skip
-    law = sk.pde.sampler_density(EXACT, EM, 8, points=512)
-    truth, row = TARGET.at(VP, law.t), table.rows[0]
-    assert (row["KL"], row["TV"]) == (law.kl(truth), law.tv(truth))
-    assert (row["W1"], row["W2"]) == (law.w1(truth), law.w2(truth))
-    assert (row["nfe"], row["resolution"], row["alarms"]) == (8, law.error, "")
-    assert table.rows[2]["grid"] == repr(samplers.GRIDS["log-snr"])
-    assert math.isnan(row["W1 se"])
+def test_rows_are_the_distances_of_the_laws(table):
+    truth = TARGET.at(VP, 1e-2)
+    for row, sampler, grid in zip(
+        table.rows, [samplers.EulerMaruyama()] * 2 + [samplers.DDIM()] * 2, [None] * 2 + ["uniform"] * 2,
+        strict=False,
+    ):  # fmt: skip
+        law = sampler_density(EXACT, sampler, row["steps"], grid=grid, t_end=1e-2, points=512)
+        found = [row[name] for name in ("KL", "TV", "W1", "W2")]
+        assert found == [law.kl(truth), law.tv(truth), law.w1(truth), law.w2(truth)]
+        assert (row["law"], row["nfe"], row["resolution"]) == ("exact", law.nfe, law.error)
+        assert all(math.isnan(row[f"{name} se"]) for name in ("KL", "W2"))
+        assert (row["error"], row["alarms"]) == ("", "; ".join(law.alarms))
 
 
-def test_samples_stand_in_with_an_error_bar(table):
-    """W2 of samples of a deterministic sampler agrees with its exact law within the noise of samples."""
-    row = table.rows[4]
+def test_a_sampler_without_a_law_is_drawn(table):
+    """Its W2 is that of `compare` on the same seeds, to the last digit."""
+    rows = [row for row in table.rows if row["law"] == "samples"]
+    assert [row["sampler"] for row in rows] == [repr(MEMORY)] * 2
+    drawn = sk.compare(EXACT, [MEMORY], [8, 16], TARGET, t_end=1e-2, floor_repeats=2, **QUICK)
+    for row, other in zip(rows, drawn.rows, strict=True):
+        assert math.isnan(row["KL"])
+        assert math.isnan(row["TV"])
+        assert (row["W2"], row["W2 se"]) == (other["W2"], other["W2 se"])
+    assert set(table.noise) == {"W1", "W2"}
+    assert "2,000 samples a seed" in str(table)
+
+
+def test_the_table_reads(table):
+    lines = str(table).splitlines()
+    assert lines[0].split() == [
+        "sampler",
+        "grid",
+        "steps",
+        "NFE",
+        "KL",
+        "TV",
+        "W1",
+        "W2",
+        "seconds",
+    ]
+    assert len({len(line) for line in lines[:8]}) == 1
+    assert table.markdown().count("\n| ") == 1 + len(table.rows)
+    assert table.label("KL") == "KL(sampler || exact law), nats"
+
+
+def test_from_the_exact_law_a_flow_leaves_only_the_error_of_its_steps():
+    """The prior of data of variance 3.4 under VP is off by more than the steps are."""
+    wide = sk.GaussianMixture([0.3, 0.7], [-2.0, 2.0], stds=0.6)
+    prior, exact = (
+        sampler_bias(wide.denoiser(VP), [samplers.DPMSolver(order=3)], [60], wide, t_end=1e-2,
+                     start=start, points=2048).rows[0]
+        for start in ("prior", "exact")
+    )  # fmt: skip
+    assert exact["KL"] < 0.01 * prior["KL"]
+
+
+def test_a_row_that_fails_says_why():
+    class Broken(sk.Denoiser):
+        process, prediction = VP, "noise"
+
+        def predict(self, x, t, **conditions):
+            return x * math.nan
+
+    table = sampler_bias(Broken(), [samplers.DDIM()], [5], TARGET, points=64)
+    assert "NumericsError" in table.rows[0]["error"]
+    assert math.isnan(table.rows[0]["W2"])
+    assert "failed" in str(table)
+
+
+def test_a_truth_of_atoms_has_distances_but_no_density():
+    """One atom: DDIM down to 0 ends at E[x_0 | x], the atom; above 0 there is a density."""
+    atom = sk.GaussianMixture(None, [0.5], stds=0.0)
+    row = sampler_bias(atom.denoiser(VP), [samplers.DDIM()], [10], atom, t_end=0.0, points=64).rows[
+        0
+    ]
+    assert row["error"] == ""
     assert math.isnan(row["KL"])
-    assert math.isnan(row["TV"])
-    assert row["W2 se"] > 0
-    assert "DPMSolverPP" in str(table)
-    assert "20,000 samples a seed" in str(table)
-    assert table.noise["W1"] < 0.02
+    assert row["W2"] < 1e-12
+    row = sampler_bias(atom.denoiser(VP), [samplers.DDIM()], [10], atom, t_end=0.1).rows[0]
+    assert 0 <= row["KL"] < 1e-4
 
 
 def test_start_from_the_exact_law_reaches_both_kinds():
@@ -57,19 +117,6 @@ def test_start_from_the_exact_law_reaches_both_kinds():
         found[start] = [row["W1"] for row in rows]
     assert found["exact"][0] < 0.5 * found["prior"][0]
     assert found["exact"][1] < 0.5 * found["prior"][1]
-
-
-def test_a_failing_row_says_why():
-    class Broken(sk.Denoiser):
-        process = VP
-
-        def predict(self, x, t, **conditions):
-            return x * math.nan if t < 0.5 else x
-
-    table = sk.sampler_bias(Broken(), [EM], [4], TARGET, points=64)
-    assert table.rows[0]["error"].startswith("NumericsError")
-    assert "failed" in str(table)
-    assert "NaN or infinity" in str(table)
 
 
 def test_alarms_are_notes():
@@ -97,16 +144,22 @@ def test_orders_in_the_table():
         assert abs(slope - power * EM.order) < 0.05
 
 
+def call(**change):
+    arguments = {"denoiser": EXACT, "samplers": [samplers.DDIM()], "steps": [4], "truth": TARGET}
+    return lambda: sampler_bias(**(arguments | change))
+
+
 test_bad_input = bad_input(
     [
-        ("plane", lambda: sk.sampler_bias(sk.data.ring().denoiser(VP), [EM], [5], sk.data.ring()),
-         ValueError, ["truth", "d = 2", "compare"]),
-        ("truth", lambda: sk.sampler_bias(EXACT, [EM], [5], "two-mode"), TypeError, ["truth"]),
-        ("start", lambda: sk.sampler_bias(EXACT, [EM], [5], TARGET, start="p_T"), ValueError, ["start"]),
-        ("steps", lambda: sk.sampler_bias(EXACT, [EM], [0], TARGET), ValueError, ["steps[0]", "0"]),
-        ("samplers", lambda: sk.sampler_bias(EXACT, ["ddim"], [5], TARGET), TypeError, ["samplers[0]"]),
-        ("points", lambda: sk.sampler_bias(EXACT, [EM], [5], TARGET, points=3), ValueError, ["points"]),
-        ("n", lambda: sk.sampler_bias(EXACT, [EM], [5], TARGET, n=1), ValueError, ["n"]),
-        ("t_end", lambda: sk.sampler_bias(EXACT, [EM], [5], TARGET, t_end=2.0), ValueError, ["t_end"]),
+        ("denoiser", call(denoiser=TARGET), TypeError, ["denoiser", "GaussianMixture"]),
+        ("truth", call(truth=torch.zeros(3)), TypeError, ["truth", "Tensor"]),
+        ("plane", call(truth=sk.data.ring()), ValueError, ["truth", "d = 2", "compare"]),
+        ("start", call(start="data"), ValueError, ["start", "exact"]),
+        ("points", call(points=16), ValueError, ["points", "32"]),
+        ("n", call(n=1), ValueError, ["n must"]),
+        ("t_end", call(t_end=1.0), ValueError, ["t_end"]),
+        ("samplers", call(samplers=["ddim"]), TypeError, ["samplers[0]", "ddim"]),
+        ("steps", call(steps=[0]), ValueError, ["steps[0]"]),
+        ("seeds", call(seeds=[-1]), ValueError, ["seed"]),
     ]
-)  # fmt: skip
+)

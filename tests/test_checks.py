@@ -55,7 +55,7 @@ def test_errors_fall_with_the_fourth_power_of_the_cell():
 def test_tables_have_a_line_a_row(fine):
     text = str(fine).splitlines()
     assert text[0].split() == ["equation", "t", "L1", "error", "mass", "-", "1", "minimum"]
-    assert len(text) == 1 + len(fine.rows)
+    assert len(text) == 2 + len(fine.rows)
     assert len({len(line) for line in text}) == 1
     markdown = fine.markdown().splitlines()
     assert len(markdown) == 2 + len(fine.rows)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.linalg import expm
 
 import sdekit as sk
-from sdekit.pde import ScalarSDE, solve_fokker_planck
+from sdekit.pde import SDE, solve_fokker_planck
 from sdekit.pde.arguments import cell_averages
 from sdekit.pde.contour import Exponential, exponential
 from sdekit.pde.equations import equation_of
@@ -358,7 +358,7 @@ STEEP = OrnsteinUhlenbeck(theta=3.0, D=0.3, horizon=1.0)
 BAD = [
     (SubVP(), [0.1], r'the drift until t = 0\.1 .*"fv4".*coordinates="scaled"'),
     (STEEP, [0.5], "too steep for the exponential"),
-    (ScalarSDE(lambda x, t: -x, 1.0), [0.5], r"ScalarSDE.* is not a process; .*\"fv4\""),
+    (SDE(lambda x, t: -x, 1.0), [0.5], r"SDE.* is not a process; .*\"fv4\""),
     (sk.ProbabilityFlow(MODEL), [0.5], "ProbabilityFlow of VP.* is not a process"),
 ]
 

@@ -14,6 +14,7 @@ from scipy.special import ndtr, ndtri
 import sdekit as sk
 from sdekit.errors import NumericsError
 from sdekit.pde import Density1D
+from sdekit.pde.density import _absolute_integral, same_rank
 
 TARGET = sk.data.two_mode()
 NORMAL = sk.GaussianMixture(None, [0.0], stds=1.0)
@@ -96,11 +97,18 @@ def test_distances_of_mixtures_against_adaptive_quadrature():
     other = sk.GaussianMixture([0.5, 0.5], [-1.0, 0.7], stds=[0.5, 0.6])
     law = on_grid(TARGET, points=1201)
 
+    def parts(mixture):
+        stds = mixture.variances.expand(-1, 1)[:, 0].sqrt()
+        return list(
+            zip(*(v.tolist() for v in (mixture.weights, mixture.means[:, 0], stds)), strict=True)
+        )
+
     def density(mixture, x):
-        return math.exp(mixture.log_prob(torch.tensor([x], dtype=torch.float64)).item())
+        bells = ((w / s, (x - m) / s) for w, m, s in parts(mixture))
+        return sum(w * math.exp(-z * z / 2) for w, z in bells) / math.sqrt(2 * math.pi)
 
     def cdf(mixture, x):
-        return mixture.cdf(torch.tensor([x], dtype=torch.float64)).item()
+        return sum(w * math.erfc((m - x) / s / math.sqrt(2)) / 2 for w, m, s in parts(mixture))
 
     cuts = np.linspace(-6, 6, 49)
     tv = 0.5 * quad(lambda x: abs(density(TARGET, x) - density(other, x)), *cuts)
@@ -147,6 +155,49 @@ def test_a_density_is_a_target_too():
     assert abs(law.w2(other) - law.w2(NORMAL)) < 1e-9
     assert abs(law.kl(other) - law.kl(NORMAL)) < 1e-9
     assert abs(law.tv(other) - other.tv(law)) < 1e-9
+
+
+def test_a_change_of_sign_at_a_node_is_a_kink():
+    """Of two normals of mean 0 the displacement is 0 at the middle node: W1 = (1.5 - 1) E|z|."""
+    law, other = on_grid(NORMAL), sk.GaussianMixture(None, [0.0], stds=1.5)
+    assert law.nodes[300] == 0
+    assert abs(law.w1(other) - 0.5 * math.sqrt(2 / math.pi)) < 1e-9
+    nodes = np.linspace(-1, 1, 65)
+    assert abs(_absolute_integral(nodes, nodes) - 1) < 1e-12
+    assert abs(_absolute_integral(nodes, np.zeros(65))) == 0
+
+
+class Cauchy:
+    """Tails so heavy that no float has less than 1e-300 beyond it."""
+
+    def log_prob(self, x):
+        return -(math.pi * (1 + x * x)).log()
+
+    def cdf(self, x):
+        return torch.where(x < -1, (-1 / x).atan() / math.pi, 0.5 + x.atan() / math.pi)
+
+    def survival(self, x):
+        return self.cdf(-x)
+
+
+def test_a_target_with_heavy_tails():
+    """The point of the rank of z, by the quantile function; W2^2 over |z| < 5, beyond which 5e-7 is left."""
+    z = np.linspace(-5, 5, 21)
+    found = same_rank(Cauchy(), ndtr(z), ndtr(-z), z)
+    expected = np.sign(z) / np.tan(math.pi * ndtr(-np.abs(z)))
+    np.testing.assert_allclose(found, np.where(z == 0, 0, expected), rtol=1e-9, atol=1e-9)
+    law = on_grid(NORMAL)
+    assert 0 < law.tv(Cauchy()) < 1
+    assert math.isfinite(law.w1(Cauchy()))
+
+
+def test_a_fold_whose_weights_do_not_add_up():
+    """Round-off in the sum of the weights must not send the points of the last ranks to infinity."""
+    laws = [carried(1.5, points=points) for points in range(1001, 1041)]
+    weights = [law._h * law.rho[np.argsort(law.x, kind="stable")] for law in laws]
+    assert any(w.sum() < (np.cumsum(w) - w / 2)[-1] for w in weights)
+    found = [law.w1(NORMAL) for law in laws]
+    assert max(found) - min(found) < 1e-4
 
 
 def test_target_mass_beyond_the_nodes_counts():

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -113,6 +114,40 @@ def test_a_density_that_runs_backwards_is_drawn_from_left_to_right():
     for a, b in zip((exact, solved), forward, strict=True):
         a, b = (np.unique(vertices(c).round(9), axis=0) for c in (a, b))
         np.testing.assert_allclose(a, b)
+
+
+def test_a_solution_in_scaled_coordinates_is_drawn_in_x():
+    process, edges = sk.VE(sigma_max=3.0), np.linspace(-6, 6, 241)
+    laws = [two_mode().at(process, t) for t in TIMES]
+    solution = solve_fokker_planck(process, two_mode(), edges, TIMES, coordinates="scaled")
+    assert solution.scale[-1] == pytest.approx(math.hypot(1, 3), rel=1e-5)  # sigma(0) = 0
+    film, slices = density_picture({"VE": (solution, laws)}).axes[:2]
+    image, (exact, solved) = drawn(film)
+    corners = image.get_coordinates()  # (cells + 1, times + 1, (t, x))
+    ends = np.array([0, *(TIMES[1:] + TIMES[:-1]) / 2, 1])
+    scale = np.array([math.hypot(1, process.sigma(t)) for t in ends])
+    np.testing.assert_allclose(corners[..., 0], np.broadcast_to(ends, corners.shape[:2]))
+    np.testing.assert_allclose(corners[..., 1], edges[:, None] * scale)
+    for contours in (exact, solved):
+        for level, path in zip(contours.levels, contours.get_paths(), strict=True):
+            on_frames = path.vertices[np.isin(path.vertices[:, 0], TIMES)]
+            assert len(on_frames) > 10
+            for t, x in on_frames:
+                p = float(two_mode().at(process, t).log_prob(torch.tensor([[x]]).double()).exp())
+                # Linear interpolation between centres 0.05 s apart; s^2 times the curvature falls with t.
+                assert abs(p - level) <= 0.05**2 / 8 * 0.7 / 0.16 * 1.1
+    marks = [float(line.get_xdata()[0]) for line in film.get_lines()]
+    for k, t in enumerate(marks):
+        below, above = slices.get_lines()[2 * k : 2 * k + 2]
+        i = int(np.flatnonzero(t == TIMES)[0])
+        np.testing.assert_allclose(above.get_xdata(), solution.x[i])
+        np.testing.assert_array_equal(above.get_ydata(), solution.density[i])
+        x = torch.from_numpy(solution.x[i])[:, None]
+        np.testing.assert_allclose(below.get_ydata(), laws[i].log_prob(x).exp())
+    # What is seen at the end, three times as wide as at the start.
+    low, high = film.get_ylim()
+    assert 9 < high < 14
+    assert low == pytest.approx(-high, rel=0.1)
 
 
 def in_order(solution, times):

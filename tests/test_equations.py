@@ -13,7 +13,7 @@ import sdekit as sk
 from sdekit.data.mixtures import GaussianMixture
 from sdekit.data.targets import two_mode
 from sdekit.denoisers import Denoiser
-from sdekit.pde import ScalarSDE, solve_fokker_planck
+from sdekit.pde import SDE, solve_fokker_planck
 from sdekit.pde.arguments import cell_averages
 from sdekit.processes import EDM, VE, VP, Heat, Interpolant, OrnsteinUhlenbeck, SubVP
 
@@ -45,7 +45,7 @@ def kl(p, q, edges):
 
 @pytest.mark.parametrize("process", [VP(), SubVP(), Heat()], ids=repr)
 def test_a_process_written_as_two_functions(process):
-    sde = ScalarSDE(lambda x, t: process.rates(t)[0] * x, lambda t: math.sqrt(process.rates(t)[1]))
+    sde = SDE(lambda x, t: process.rates(t)[0] * x, lambda t: math.sqrt(process.rates(t)[1]))
     edges = grid(12, 400)
     for scheme, tol in (("fv4", 1e-8), ("sg", 1e-4)):
         keywords = {"scheme": scheme, "tol": tol}
@@ -58,9 +58,7 @@ def test_a_process_written_as_two_functions(process):
 
 def test_forced_gaussian_with_a_drift_and_a_diffusion_that_move():
     # m' = -m + 2 cos 3t and v' = -2 v + g^2 with g^2 = 1 + sin(5t)/2: both in closed form.
-    sde = ScalarSDE(
-        lambda x, t: 2 * math.cos(3 * t) - x, lambda t: math.sqrt(1 + math.sin(5 * t) / 2)
-    )
+    sde = SDE(lambda x, t: 2 * math.cos(3 * t) - x, lambda t: math.sqrt(1 + math.sin(5 * t) / 2))
     m0, v0, start = 0.5, 0.36, 0.3
 
     def mean(t):
@@ -98,7 +96,7 @@ def test_a_double_well_comes_to_rest(g):
     for cells in (100, 200):
         edges = grid(4, cells)
         start = GaussianMixture(None, [-1.0], stds=0.4)
-        solution = solve_fokker_planck(ScalarSDE(well, g), start, edges, [1.0, 80.0], tol=1e-9)
+        solution = solve_fokker_planck(SDE(well, g), start, edges, [1.0, 80.0], tol=1e-9)
         fine = edges[0] + (np.arange(64 * cells) + 0.5) * (edges[1] - edges[0]) / 64
         rest = np.exp(2 * (fine**2 / 2 - fine**4 / 4) / g**2)
         rest = (rest / rest.sum()).reshape(cells, 64).sum(1) / (edges[1] - edges[0])
@@ -128,7 +126,7 @@ def test_a_double_well_on_its_way_against_a_spectral_method():
 
     law, errors = GaussianMixture(None, [-1.0], stds=0.4), []
     for edges in (grid(4, 200), grid(4, 400)):
-        solution = solve_fokker_planck(ScalarSDE(well, 1.0), law, edges, [0.7], tol=1e-10)
+        solution = solve_fokker_planck(SDE(well, 1.0), law, edges, [0.7], tol=1e-10)
         truth, again = (
             spectral(lambda x: x - x**3, 0.5, 0.7, density, edges, n) for n in (256, 128)
         )
@@ -141,7 +139,7 @@ def test_a_double_well_on_its_way_against_a_spectral_method():
 def test_two_solutions_approach_each_other_under_any_drift():
     edges, times = grid(4, 400), np.linspace(0.02, 2, 12)
     starts = GaussianMixture(None, [-1.0], stds=0.4), GaussianMixture(None, [0.5], stds=0.5)
-    sde = ScalarSDE(lambda x, t: well(x, t) + math.sin(4 * t), lambda t: 1 + 0.3 * math.cos(t))
+    sde = SDE(lambda x, t: well(x, t) + math.sin(4 * t), lambda t: 1 + 0.3 * math.cos(t))
     for scheme in ("fv4", "sg"):
         a, b = (solve_fokker_planck(sde, p, edges, times, scheme=scheme).density for p in starts)
         assert (np.diff(l1(a, b, edges)) <= 1e-12).all()
@@ -151,12 +149,12 @@ def test_two_solutions_approach_each_other_under_any_drift():
 
 
 def test_names_and_walls():
-    assert repr(ScalarSDE(well, 1.0)) == "ScalarSDE(well, 1.0)"
-    assert repr(ScalarSDE(well, math.sqrt)) == "ScalarSDE(well, sqrt)"
+    assert repr(SDE(well, 1.0)) == "SDE(well, 1.0)"
+    assert repr(SDE(well, math.sqrt)) == "SDE(well, sqrt)"
     # Nothing holds this density: it drifts to the end of the grid and stays there.
     with pytest.raises(ValueError, match=r"edges must hold the mass until t = 9, where 0.6 of it"):
         solve_fokker_planck(
-            ScalarSDE(lambda x, t: torch.ones_like(x), 0.5), TARGET, grid(6, 200), [1.0, 9.0]
+            SDE(lambda x, t: torch.ones_like(x), 0.5), TARGET, grid(6, 200), [1.0, 9.0]
         )
 
 
@@ -337,15 +335,15 @@ test_bad_input = bad_input(
     [
         ("a bare denoiser", call(MODEL), TypeError, ["ExactDenoiser", "wrap it in sk.ReverseSDE"]),
         ("a class", call(VP), TypeError, ["equation must be a Process", "got ABCMeta"]),
-        ("scaled, no process", call(ScalarSDE(well, 1.0), coordinates="scaled"), ValueError, ['"raw"']),
-        ("drift no function", lambda: ScalarSDE(3.0, 1.0), TypeError, ["drift(x, t)", "3.0"]),  # type: ignore[arg-type]
-        ("diffusion negative", lambda: ScalarSDE(well, -1.0), ValueError, ["diffusion", "-1.0"]),
-        ("diffusion a flag", lambda: ScalarSDE(well, True), TypeError, ["diffusion", "True"]),
-        ("drift a number", call(ScalarSDE(lambda x, t: 0.0, 1.0)), ValueError,  # type: ignore[arg-type]
+        ("scaled, no process", call(SDE(well, 1.0), coordinates="scaled"), ValueError, ['"raw"']),
+        ("drift no function", lambda: SDE(3.0, 1.0), TypeError, ["drift(x, t)", "3.0"]),  # type: ignore[arg-type]
+        ("diffusion negative", lambda: SDE(well, -1.0), ValueError, ["diffusion", "-1.0"]),
+        ("diffusion a flag", lambda: SDE(well, True), TypeError, ["diffusion", "True"]),
+        ("drift a number", call(SDE(lambda x, t: 0.0, 1.0)), ValueError,  # type: ignore[arg-type]
          ["drift must", "(199,)", "0.0"]),
-        ("drift a column", call(ScalarSDE(lambda x, t: x[:, None], 1.0)), ValueError, ["(199, 1)"]),
-        ("g turns negative", call(ScalarSDE(well, lambda t: 0.1 - t)), ValueError, ["diffusion(t)", "-0."]),
-        ("drift not finite", call(ScalarSDE(lambda x, t: x / 0, 1.0)), sk.NumericsError,
+        ("drift a column", call(SDE(lambda x, t: x[:, None], 1.0)), ValueError, ["(199, 1)"]),
+        ("g turns negative", call(SDE(well, lambda t: 0.1 - t)), ValueError, ["diffusion(t)", "-0."]),
+        ("drift not finite", call(SDE(lambda x, t: x / 0, 1.0)), sk.NumericsError,
          ["drift has", "t = 0"]),
         ("model not finite", call(sk.ReverseSDE(Broken()), VP().prior, times=[0.1]), sk.NumericsError,
          ["the model has 199 of 199"]),

@@ -11,7 +11,7 @@ from scipy.special import ndtr
 
 from sdekit.data.mixtures import GaussianMixture
 from sdekit.errors import NumericsError
-from sdekit.pde import ScalarSDE, esdirk, heat_equation, solve_fokker_planck
+from sdekit.pde import SDE, esdirk, heat_equation, solve_fokker_planck
 from sdekit.pde.arguments import cell_averages
 from sdekit.pde.equations import equation_of
 from sdekit.pde.finite_volumes import FourthOrder
@@ -374,7 +374,7 @@ def test_auto_takes_the_positive_scheme_for_sharp_averages_on_a_steep_drift(proc
 
 def test_auto_looks_again_at_what_it_got():
     # The start is smooth; it is swept into a peak about 0 that is narrower than a cell.
-    equation = ScalarSDE(lambda x, t: -20 * torch.tanh(30 * x), 0.3)
+    equation = SDE(lambda x, t: -20 * torch.tanh(30 * x), 0.3)
     start = GaussianMixture([1.0], [1.0], stds=0.5)
     solution = solve_fokker_planck(equation, start, grid(4, 200), [1.0])
     assert solution.scheme == "sg"

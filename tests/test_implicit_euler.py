@@ -11,7 +11,7 @@ from scipy.linalg import expm
 from scipy.special import ndtr
 
 from sdekit.data.targets import two_mode
-from sdekit.pde import ScalarSDE, implicit_euler, solve_fokker_planck
+from sdekit.pde import SDE, implicit_euler, solve_fokker_planck
 from sdekit.pde.arguments import cell_averages
 from sdekit.pde.equations import equation_of
 from sdekit.pde.finite_volumes import FourthOrder, Upwinded
@@ -41,7 +41,7 @@ def dense(system, t, n):
 
 
 #: Wiggles between sources and sinks at |a| h / D = 4.2 on cells of 0.08.
-SWITCHING = ScalarSDE(lambda x, t: 4.2 * torch.sign(torch.sin(3 * x)) / 0.08, math.sqrt(2.0))
+SWITCHING = SDE(lambda x, t: 4.2 * torch.sign(torch.sin(3 * x)) / 0.08, math.sqrt(2.0))
 
 
 # ---------------------------------------------------------------------------- positivity and mass
@@ -58,7 +58,7 @@ SWITCHING = ScalarSDE(lambda x, t: 4.2 * torch.sign(torch.sin(3 * x)) / 0.08, ma
 def test_a_step_of_any_length_keeps_sign_and_mass(dt, cell, speed, g, seed):
     edges = grid(3, 60)
     drift = speed * normal(59, seed=seed)
-    system = Upwinded(equation_of(ScalarSDE(lambda x, t: drift, g), "raw"), edges)
+    system = Upwinded(equation_of(SDE(lambda x, t: drift, g), "raw"), edges)
     y = one_cell(edges, cell)
     for k in range(3):
         y, _ = implicit_euler.step(system, k * dt, (k + 1) * dt, y)
@@ -163,7 +163,7 @@ def test_order_in_space(process, half_width):
 def test_tolerance_controls_the_error_in_time():
     # The generator does not depend on time: its exponential is the truth of the semi-discrete equation.
     edges, n = grid(4, 100), 100
-    well = ScalarSDE(lambda x, t: x - x**3, 1.0)
+    well = SDE(lambda x, t: x - x**3, 1.0)
     start = np.diff(ndtr((edges + 1) / 0.3)) / 0.08
     system = Upwinded(equation_of(well, "raw"), edges)
     truth = expm(2.0 * dense(system, 0.0, n)) @ start

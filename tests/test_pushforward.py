@@ -1,6 +1,5 @@
-"""The exact laws of samplers: against laws of Gaussian data, runs of a million samples, and known orders."""
+"""The exact laws of samplers: against laws of Gaussian data, runs of many samples, and known orders."""
 
-import itertools
 import math
 
 import numpy as np
@@ -74,7 +73,7 @@ def test_euler_maruyama_at_twenty_steps():
 
 def test_orders_of_euler_maruyama():
     """KL falls as the square of the step, W2 as the step."""
-    laws = [sampler_density(EXACT, EM, steps) for steps in (250, 500)]
+    laws = [sampler_density(EXACT, EM, steps) for steps in (150, 300)]
     kl = [law.kl(TARGET.at(VP, law.t)) for law in laws]
     w2 = [law.w2(TARGET.at(VP, law.t)) for law in laws]
     assert abs(math.log2(kl[0] / kl[1]) - 2) < 0.02
@@ -89,11 +88,10 @@ def test_orders_of_euler_maruyama():
 def test_orders_of_flows(sampler, order):
     """W2 of a deterministic sampler falls with its order; start="exact" leaves nothing else."""
     errors = []
-    for steps in (32, 64, 128):
+    for steps in (64, 128):
         law = sampler_density(EXACT, sampler, steps, t_end=1e-2, start="exact", points=512)
         errors.append(law.w2(TARGET.at(VP, law.t)))
-    slopes = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
-    assert abs(slopes[-1] - order) < 0.15, slopes
+    assert abs(math.log2(errors[0] / errors[1]) - order) < 0.15, errors
 
 
 def test_a_flow_is_the_map_that_sample_runs():
@@ -106,8 +104,8 @@ def test_a_flow_is_the_map_that_sample_runs():
 
 
 @pytest.mark.parametrize("sampler", [EM, samplers.Ancestral(), CHURN, samplers.Restart()], ids=repr)
-def test_a_million_samples_agree(sampler):
-    """Moments and a distribution function at nine points, each within 4.5 standard errors of 10^6 draws."""
+def test_samples_agree(sampler):
+    """Moments and the distribution at nine points, each within 4.5 standard errors of a million draws."""
     n = 1_000_000
     law = sampler_density(EXACT, sampler, 8)
     x = sk.sample(EXACT, (n, 1), sampler=sampler, steps=8, seed=3, dtype=torch.float64).x[:, 0]
@@ -146,13 +144,13 @@ def test_float32_networks_pass():
 def test_prior_mismatch_is_kept_by_the_flow_and_contracted_by_the_sde():
     """A flow is a bijection, so KL(prior || p_T) stays; noise forgets it."""
     target = sk.GaussianMixture([0.3, 0.7], [-2.0, 2.0], stds=1.0)
-    exact, options = target.denoiser(VP), {"points": 1024, "t_end": 1e-2}
+    exact, options = target.denoiser(VP), {"points": 512, "t_end": 1e-2}
     start = sampler_density(exact, samplers.DDIM(), grid=[1.0, 1 - 1e-9], points=1024)
     before = start.kl(target.at(VP, start.t))
     flow = sampler_density(exact, samplers.DPMSolver(order=3), 100, **options)
     assert before > 1e-6
     assert abs(flow.kl(target.at(VP, 1e-2)) / before - 1) < 1e-4
-    prior, p_T = (sampler_density(exact, EM, 400, start=s, **options) for s in ("prior", "exact"))
+    prior, p_T = (sampler_density(exact, EM, 200, start=s, **options) for s in ("prior", "exact"))
     assert prior.tv(p_T) < 0.05 * start.tv(target.at(VP, 1.0))
 
 
@@ -221,6 +219,19 @@ def test_a_fold_is_an_alarm():
     assert law.w2(narrow.at(VP, law.t)) > 0
 
 
+def test_a_folded_law_has_as_many_nodes_as_a_flow():
+    """Its W2 against 200,000 samples, whose own W2 from the law is below 3e-3."""
+    data, process = sk.GaussianMixture([0.3, 0.7], [-1.4, 0.6], stds=[0.0, 0.4]), sk.SubVP()
+    law = sampler_density(data.denoiser(process), CHURN, 7)
+    assert law.folded
+    assert len(law.nodes) == 4096
+    x = sk.sample(
+        data.denoiser(process), (200_000, 1), sampler=CHURN, steps=7, seed=7, dtype=torch.float64
+    ).x
+    truth = data.at(process, law.t)
+    assert abs(law.w2(truth) - sk.metrics.wasserstein_1d(x, truth, p=2)) < 3e-3
+
+
 def test_the_model_is_left_as_it_was():
     model = network()
     model.train()
@@ -239,6 +250,8 @@ def test_nan_is_named():
         sampler_density(sk.NetworkDenoiser(Broken(), VP), EM, 5, points=64)
 
 
+ATOM = sk.GaussianMixture(None, [0.0], stds=0.0)
+
 test_bad_input = bad_input(
     [
         ("memory", lambda: sampler_density(EXACT, samplers.DPMSolverPP(tau=1.0), 10), ValueError,
@@ -255,6 +268,8 @@ test_bad_input = bad_input(
          ["start", "not known"]),
         ("plane", lambda: sampler_density(EXACT, EM, 10, start=sk.data.ring()), ValueError,
          ["start", "d = 2"]),
+        ("atoms", lambda: sampler_density(EXACT, EM, 10, start=ATOM),
+         ValueError, ["start", "density"]),
         ("middle", lambda: sampler_density(EXACT, EM, 10, t_start=0.5), ValueError, ["start", "0.5"]),
         ("points", lambda: sampler_density(EXACT, EM, 10, points=8), ValueError, ["points", "32", "8"]),
         ("cond", lambda: sampler_density(EXACT, EM, 10, cond=torch.zeros(2)), ValueError, ["cond", "(2,)"]),

@@ -4,7 +4,8 @@ from sdekit.comparison.bias import BiasTable, sampler_bias
 from sdekit.comparison.error_budget import ErrorBudget, error_budget
 from sdekit.comparison.front_door import compare
 from sdekit.comparison.runs import Metric, default_metrics
-from sdekit.comparison.tables import Records, Table, short_name, short_names
+from sdekit.comparison.tables import Table, short_name, short_names
+from sdekit.records import Records
 
 __all__ = [
     "BiasTable",

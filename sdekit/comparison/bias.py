@@ -33,8 +33,8 @@ class BiasTable(Table):
     """Rows of `sampler_bias`, as those of `Table`; for KL (nats), TV, W1 and W2 the value and its "... se".
 
     Further keys: law, "exact" or "samples" (KL and TV are then NaN, and se a standard error over seeds; an
-    exact value has none); resolution, the law's own `error`; alarms, its alarms in words; seconds, of the
-    whole row.
+    exact value has none; KL and TV are NaN, too, where the map folds or the truth has atoms); resolution, the
+    law's own `error`; alarms, its alarms in words; seconds, of the whole row.
 
     Attributes:
         noise: what as many exact samples score, by metric; empty if no row took samples.
@@ -177,7 +177,9 @@ def _exact(run: Run, bench: Bench, points: int | None) -> dict[str, Any]:
 
 def _distances(law: Density1D, truth: GaussianMixture) -> dict[str, float]:
     found = {"W1": law.w1(truth), "W2": law.w2(truth)}
-    return found if law.folded else {"KL": law.kl(truth), "TV": law.tv(truth), **found}
+    if law.folded or truth.narrowest == 0:
+        return found
+    return {"KL": law.kl(truth), "TV": law.tv(truth), **found}
 
 
 def _drawn(group: Sequence[Run], bench: Bench) -> dict[str, Any]:

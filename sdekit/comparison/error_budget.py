@@ -15,10 +15,11 @@ from sdekit.comparison.front_door import (
     checked_seeds,
 )
 from sdekit.comparison.runs import Metric, default_metrics
-from sdekit.comparison.tables import Records, mean_and_error, with_error
+from sdekit.comparison.tables import mean_and_error, with_error
 from sdekit.data.mixtures import GaussianMixture
 from sdekit.denoisers import Denoiser, device_of
 from sdekit.errors import check_integer
+from sdekit.records import Records
 from sdekit.sampling import DDIM, Sampler, sample
 from sdekit.sampling.noise import BlockNormals
 

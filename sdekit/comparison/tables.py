@@ -1,69 +1,12 @@
-"""Records with names: read as text, Markdown, CSV or a data frame."""
+"""The table of `compare`, and names short enough for a table."""
 
-import csv
 import hashlib
-import importlib
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
+from sdekit.records import Records, number
 from sdekit.sampling.grids import GRIDS
-
-
-@dataclass(frozen=True)
-class Records(ABC):
-    """A list of records, `rows`, with the same keys each."""
-
-    rows: list[dict[str, Any]]
-
-    @abstractmethod
-    def _cells(self) -> list[list[str]]:
-        """Head and rows as text."""
-
-    def _notes(self) -> list[str]:
-        """What is said below the table, a line each."""
-        return []
-
-    def to_csv(self, path: str | Path) -> None:
-        """Write the rows, one line each."""
-        with Path(path).open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(self.rows[0]))
-            writer.writeheader()
-            writer.writerows(self.rows)
-
-    def to_pandas(self) -> Any:
-        """The rows as a data frame.
-
-        Raises:
-            ImportError: pandas is not installed.
-        """
-        try:
-            pandas = importlib.import_module("pandas")
-        except ImportError as error:
-            name = f"{type(self).__name__}.to_pandas"
-            message = f'{name} needs pandas: pip install "sdekit[tables]"'
-            raise ImportError(message) from error
-        return pandas.DataFrame(self.rows)
-
-    def markdown(self) -> str:
-        """The rows as a Markdown table, with notes below."""
-        head, *body = self._cells()
-        lines = [head, ["---"] * len(head), *body]
-        table = [f"| {' | '.join(line)} |" for line in lines]
-        return "\n".join([*table, *(f"\n{note}" for note in self._notes())])
-
-    def __str__(self) -> str:
-        """The rows in aligned columns."""
-        table = self._cells()
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-            for line in table
-        ]
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *self._notes()])
 
 
 @dataclass(frozen=True)
@@ -110,7 +53,7 @@ class Table(Records):
                 for m in self.metric_names
             ]
             place = [names[row["sampler"]], grid_name(row["grid"]), str(row["steps"])]
-            times = [_number(row["seconds"], ".2f"), _number(row["overhead us"], ".0f")]
+            times = [number(row["seconds"], ".2f"), number(row["overhead us"], ".0f")]
             table.append([*place, str(row["nfe"]), *found, *times])
         floors = [f"{self.floors[m][0]:.4f}" for m in self.metric_names]
         return [*table, [f"{self.n:,} exact samples", "", "", "", *floors, "", ""]]
@@ -137,10 +80,6 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 def with_error(value: float, error: float) -> str:
     """`0.0123 ± 0.0004`, or the value alone where its error is not known."""
     return f"{value:z.4f}" + (f" ± {error:.4f}" if math.isfinite(error) else "")
-
-
-def _number(value: float, form: str) -> str:
-    return format(value, form) if math.isfinite(value) else ""
 
 
 def grid_name(grid: str) -> str:

@@ -2,10 +2,8 @@
 
 from sdekit.pde.bridge import SchrodingerBridge1D
 from sdekit.pde.density import Density1D, Law
-from sdekit.pde.equations import ScalarSDE
 from sdekit.pde.fokker_planck import Solution, heat_equation, solve_fokker_planck
 from sdekit.pde.plane import PlaneSolution, solve_fokker_planck_2d
-from sdekit.pde.plane_equations import PlaneSDE
 from sdekit.pde.pushforward import has_exact_law, sampler_density
 from sdekit.pde.residuals import (
     ScoreResidual,
@@ -15,13 +13,13 @@ from sdekit.pde.residuals import (
     tweedie_check,
 )
 from sdekit.pde.score_report import ScoreReport, score_report
+from sdekit.pde.sde import SDE
 
 __all__ = [
+    "SDE",
     "Density1D",
     "Law",
-    "PlaneSDE",
     "PlaneSolution",
-    "ScalarSDE",
     "SchrodingerBridge1D",
     "ScoreReport",
     "ScoreResidual",

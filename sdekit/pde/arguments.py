@@ -33,18 +33,24 @@ class Density(Protocol):
         ...
 
 
-def vector(name: str, value: Any) -> np.ndarray:
-    """A float64 copy of numbers given as an array, a tensor or a sequence."""
+def array(name: str, value: Any, ndim: int) -> np.ndarray:
+    """A float64 copy of numbers given as an array, a tensor or a sequence, of so many dimensions."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy()
-    array = np.array(value)
-    if array.dtype.kind not in "iuf":
-        raise TypeError(f"{name} must hold numbers, got {array.dtype}")
-    if array.ndim != 1:
-        raise ValueError(f"{name} must be one-dimensional, got shape {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite, got {array[~np.isfinite(array)][0]}")
-    return array.astype(np.float64)
+    found = np.array(value)
+    if found.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must hold numbers, got {found.dtype}")
+    if found.ndim != ndim:
+        kind = {1: "one", 2: "two"}[ndim]
+        raise ValueError(f"{name} must be {kind}-dimensional, got shape {found.shape}")
+    if not np.isfinite(found).all():
+        raise ValueError(f"{name} must be finite, got {found[~np.isfinite(found)][0]}")
+    return found.astype(np.float64)
+
+
+def vector(name: str, value: Any) -> np.ndarray:
+    """A float64 copy of a row of numbers."""
+    return array(name, value, 1)
 
 
 def check_edges(edges: Vector) -> np.ndarray:
@@ -107,20 +113,13 @@ def cell_averages(
         averages = np.where(below[1:] < 0.5, np.diff(below), -np.diff(above)) / h
         outside, narrowest = below[0] + above[-1], getattr(density0, "narrowest", None)
     else:
-        averages, narrowest = vector("density0", density0), None
+        averages, narrowest, outside = vector("density0", density0), None, 0.0
         if len(averages) != len(grid) - 1:
             raise ValueError(
                 f"density0 must have one average for each of the {len(grid) - 1} cells,"
                 f" got {len(averages)}"
             )
-        if -h * averages.clip(max=0).sum() > _OUTSIDE:
-            raise ValueError(f"density0 must not be negative, got {averages.min():g}")
-        mass, outside = h * averages.sum(), 0.0
-        if abs(mass - 1) > _OUTSIDE:
-            raise ValueError(
-                f"density0 must have mass 1 to {_OUTSIDE:g}, got {mass:.9g}: averages are densities, not"
-                " probabilities of cells; divide by the mass, or widen edges"
-            )
+        check_averages(averages, h)
     if outside > _OUTSIDE:
         raise ValueError(
             f"edges must hold the mass of density0: {outside:.2g} of it is outside"
@@ -129,6 +128,18 @@ def cell_averages(
     if narrowest == 0:
         raise ValueError("density0 must have no atoms (components of standard deviation 0)")
     return averages, None if narrowest is None else float(narrowest)
+
+
+def check_averages(averages: np.ndarray, cell: float) -> None:
+    """Raise unless averages over cells of this size are those of a density: of mass 1, and not negative."""
+    if -cell * averages.clip(max=0).sum() > _OUTSIDE:
+        raise ValueError(f"density0 must not be negative, got {averages.min():g}")
+    mass = cell * averages.sum()
+    if abs(mass - 1) > _OUTSIDE:
+        raise ValueError(
+            f"density0 must have mass 1 to {_OUTSIDE:g}, got {mass:.9g}: averages are densities, not"
+            " probabilities of cells; divide by the mass, or widen edges"
+        )
 
 
 def check_mass(averages: np.ndarray, grid: np.ndarray, t: float, scale: float, std: float) -> None:

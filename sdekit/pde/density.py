@@ -91,7 +91,7 @@ class Density1D:
 
     @property
     def folded(self) -> bool:
-        """Whether the map turns back: the density then has infinite peaks, and only W1 and W2 are given."""
+        """Whether the map turns back or stands still: the density has infinite peaks, W1 and W2 are left."""
         return bool((self.slope <= 0).any())
 
     def pdf(self, x: Tensor) -> Tensor:
@@ -195,8 +195,8 @@ class Density1D:
     def _require_density(self, what: str) -> None:
         if self.folded:
             raise NumericsError(
-                f"{what} needs a map that does not fold: here states cross, so the density has infinite "
-                "peaks; w1 and w2 are given"
+                f"{what} needs a map that does not fold: here states cross or meet, so the density has "
+                "infinite peaks; w1 and w2 are given"
             )
 
     def _target_density(self, target: Law) -> tuple[np.ndarray, np.ndarray]:
@@ -243,17 +243,15 @@ def same_rank(
     target: Law, below: np.ndarray, above: np.ndarray, guess: np.ndarray, steps: int = 64
 ) -> np.ndarray:
     """The points of the target with the same mass below, or above where that is less, by bisection."""
-    low, high = float(guess.min()), float(guess.max())
-    span = high - low
-    while float(target.cdf(torch.tensor([low], dtype=torch.float64))) > below[0] and span < 1e300:
+    # Ranks that are round-off are not looked for: a heavy tail would send the ends to infinity.
+    least, most = (max(float(rank), _RANKED) for rank in (below[0], above[-1]))
+    low, high = (torch.tensor([end], dtype=torch.float64) for end in (guess.min(), guess.max()))
+    span = (high - low).clamp(min=1e-9)  # all points may be one
+    while float(target.cdf(low)) > least and span < 1e300:
         low, span = low - span, 2 * span
-    while (
-        float(target.survival(torch.tensor([high], dtype=torch.float64))) > above[-1]
-        and span < 1e300
-    ):
+    while float(target.survival(high)) > most and span < 1e300:
         high, span = high + span, 2 * span
-    lows = torch.full((len(guess),), low, dtype=torch.float64)
-    highs = torch.full_like(lows, high)
+    lows, highs = low.repeat(len(guess)), high.repeat(len(guess))
     left, ranks = torch.from_numpy(below < above), torch.from_numpy(np.minimum(below, above))
     for _ in range(steps):
         middle = (lows + highs) / 2
@@ -275,8 +273,10 @@ def _absolute_integral(nodes: np.ndarray, values: np.ndarray) -> float:
     """The integral of |values|, cut where the sign changes: no kink is integrated over."""
     smooth = spline(nodes, values)
     area = smooth.antiderivative()
-    i = np.flatnonzero(values[:-1] * values[1:] < 0)
-    low, high, sign = nodes[i], nodes[i + 1], np.sign(values[i])
+    some = np.flatnonzero(values)  # between neighbours of these the sign changes, if it does
+    at, sign = nodes[some], np.sign(values[some])
+    i = np.flatnonzero(sign[:-1] != sign[1:])
+    low, high, sign = at[i], at[i + 1], sign[i]
     for _ in range(30):
         middle = (low + high) / 2
         before = sign * smooth(middle) > 0

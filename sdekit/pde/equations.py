@@ -1,57 +1,41 @@
-"""What the Fokker-Planck solver solves: p_t = -(a p)_x + D p_xx with a drift a(x, t) and a spread D(t).
+"""What the solvers solve: p_t = -div(a p) + D laplacian p with a drift a(x, t) and a spread D(t).
 
 Four things are such an equation: a process (a = f(t) x, D = g^2 / 2), an SDE given by two functions, the
 reverse SDE of a model (Anderson 1982: in the time T - t, a = g^2 score - f x and D = g^2 / 2) and its
-probability flow (Song et al. 2021, eq. 13: a = f x - g^2 score / 2 and D = 0). The solver sees one protocol,
-in coordinates u = x / s(t).
+probability flow (Song et al. 2021, eq. 13: a = f x - g^2 score / 2 and D = 0). The solvers on the line and in
+the plane see one protocol, in coordinates u = x / s(t): points are (n,) on the line and (n, 2) in the plane.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sdekit.data.mixtures import ExactDenoiser
+from sdekit.data.mixtures import ExactDenoiser, GaussianMixture
 from sdekit.denoisers import Denoiser, device_of
 from sdekit.errors import NumericsError, check_choice, check_number
 from sdekit.pde.coordinates import RAW, Coordinates
+from sdekit.pde.sde import SDE
 from sdekit.processes import Process
 from sdekit.sampling.flow_ode import ProbabilityFlow
 from sdekit.sampling.front_door import evaluating
 from sdekit.sampling.reverse_sde import ReverseSDE
 from sdekit.schedules import Tabulated
 
-
-@dataclass(frozen=True, repr=False)
-class ScalarSDE:
-    """dx = drift(x, t) dt + diffusion dW on the line.
-
-    Args:
-        drift: called with positions (n,), a float64 tensor, and a time; returns a tensor of that shape.
-        diffusion: g >= 0, a number or a function of time that returns one.
-    """
-
-    drift: Callable[[Tensor, float], Tensor]
-    diffusion: float | Callable[[float], float]
-
-    def __post_init__(self) -> None:
-        if not callable(self.drift):
-            raise TypeError(f"drift must be callable as drift(x, t), got {self.drift!r}")
-        if not callable(self.diffusion):
-            check_number("diffusion", self.diffusion, 0)
-
-    def __repr__(self) -> str:
-        return f"ScalarSDE({_name(self.drift)}, {_name(self.diffusion)})"
+#: Points at which a drift or a model is evaluated at once.
+_CHUNK = 16_384
 
 
 class Terms(NamedTuple):
-    """The equation at one time: a at the points asked for, D, and f where a = f x is known beforehand."""
+    """The equation at one time: a at the points asked for, D, and f where a = f x is known beforehand.
+
+    The drift has the shape of the points, (n,) or (n, 2).
+    """
 
     drift: np.ndarray
     spread: float
@@ -59,7 +43,13 @@ class Terms(NamedTuple):
 
 
 class Equation(ABC):
-    """p_t = -(a p)_u + D p_uu, in a time that runs forwards or, where `backward`, from late to early."""
+    """p_t = -div(a p) + D laplacian p, in a time that runs forwards or, where `backward`, from late to early.
+
+    Args:
+        given: what it is the equation of.
+        coordinates: what the points are in.
+        dim: 1 on the line, 2 in the plane.
+    """
 
     #: The times at which it may be asked for its terms.
     span: tuple[float, float] = (-math.inf, math.inf)
@@ -69,8 +59,8 @@ class Equation(ABC):
     #: Whether it runs either way.
     two_way = False
 
-    def __init__(self, given: Any, coordinates: Coordinates) -> None:
-        self.given, self.coordinates = given, coordinates
+    def __init__(self, given: Any, coordinates: Coordinates, dim: int) -> None:
+        self.given, self.coordinates, self.dim = given, coordinates, dim
 
     def __repr__(self) -> str:
         return repr(self.given)
@@ -92,9 +82,14 @@ class Equation(ABC):
         """(scale, std) with u_t ~ N(scale u_start, std^2), where it is so."""
         return None
 
-    def narrowest(self, t: float) -> float | None:
-        """The smallest standard deviation of a component of the density at t, where it is known."""
+    def law(self, t: float) -> GaussianMixture | None:
+        """The law of x at t that an exact model stands for: near the density, whatever that began with."""
         return None
+
+    def narrowest(self, t: float) -> float | None:
+        """The smallest standard deviation of a component of that law, in u."""
+        law = self.law(t)
+        return None if law is None else law.narrowest / self.coordinates.scale(t)
 
     def jumps(self) -> list[float]:
         """Times at which the terms jump; they are continuous from the left."""
@@ -108,8 +103,8 @@ class Equation(ABC):
 class LinearEquation(Equation):
     """The forward equation of a process."""
 
-    def __init__(self, process: Process, coordinates: Coordinates) -> None:
-        super().__init__(process, coordinates)
+    def __init__(self, process: Process, coordinates: Coordinates, dim: int) -> None:
+        super().__init__(process, coordinates, dim)
         self.process = process
         self.span = (0.0, process.horizon)
 
@@ -144,56 +139,63 @@ class LinearEquation(Equation):
 
 
 class GeneralEquation(Equation):
-    """The equation of a `ScalarSDE`."""
+    """The equation of an `SDE`."""
 
     def terms(self, u: np.ndarray, t: float) -> Terms:
         """The two functions at t, checked."""
-        drift = self.given.drift(torch.from_numpy(u.copy()), t)
-        if not isinstance(drift, Tensor) or drift.shape != u.shape:
-            given = f"shape {tuple(drift.shape)}" if isinstance(drift, Tensor) else repr(drift)
-            raise ValueError(
-                f"drift must return a tensor of the shape of x, {u.shape}, got {given}"
-            )
+        # A copy: a drift that works in place must not move the points.
+        drift = torch.cat([self._drift(part, t) for part in torch.tensor(u).split(_CHUNK)])
         g = self.given.diffusion
         g = g(t) if callable(g) else g
         g = check_number("diffusion(t)", g.item() if isinstance(g, Tensor) else g, 0)
-        return Terms(_finite("drift", drift.detach().cpu().double().numpy(), t), 0.5 * g * g)
+        return Terms(_finite("drift", drift.double().numpy(), t), 0.5 * g * g)
+
+    def _drift(self, x: Tensor, t: float) -> Tensor:
+        shape, drift = x.shape, self.given.drift(x, t)
+        if not isinstance(drift, Tensor) or drift.shape != shape:
+            found = f"shape {tuple(drift.shape)}" if isinstance(drift, Tensor) else repr(drift)
+            raise ValueError(
+                f"drift must return a tensor of the shape of x, {tuple(shape)}, got {found}"
+            )
+        return drift.detach().cpu()
 
 
 class ModelEquation(Equation):
     """What the two equations of a model share: its process, and how it is read."""
 
-    def __init__(self, module: ReverseSDE | ProbabilityFlow, coordinates: Coordinates) -> None:
-        super().__init__(module, coordinates)
-        self.module, self.denoiser = module, module.denoiser
-        self.process = self.denoiser.process
+    def __init__(
+        self, module: ReverseSDE | ProbabilityFlow, coordinates: Coordinates, dim: int
+    ) -> None:
+        super().__init__(module, coordinates, dim)
+        self.denoiser, self.process = module.denoiser, module.denoiser.process
         self.span = (self.process.t_min, self.process.t_max)
         self.start = self.process.t_max
         # A ReverseSDE says how the model's states are shaped.
-        self.event = getattr(module, "event", None) or (1,)
-        if math.prod(self.event) != 1:
+        self.event = getattr(module, "event", None) or (dim,)
+        if math.prod(self.event) != dim:
             raise ValueError(
-                f"event must be of one number for a density on the line, got {self.event}"
+                f"event must hold one number a dimension of the density, {dim}, got {self.event}"
             )
 
     def __repr__(self) -> str:
         # A module's own lists its layers.
-        return f"{type(self.module).__name__} of {self.process!r}"
+        return f"{type(self.given).__name__} of {self.process!r}"
 
     def read(self, reading: Callable[..., Tensor], x: np.ndarray, t: float) -> np.ndarray:
-        """A reading of the model at positions (n,), float64."""
+        """A reading of the model at positions (n,) or (n, 2), float64."""
         device = device_of(self.denoiser)
         dtype = torch.float32 if device.type == "mps" else torch.float64
-        points = torch.from_numpy(x.copy()).to(device, dtype).reshape(-1, *self.event)
+        points = torch.tensor(x, device=device, dtype=dtype).reshape(-1, *self.event)
         with torch.no_grad():
-            values = reading(points, t, **self.module.conditions)
-        return _finite("the model", values.cpu().double().numpy().reshape(-1), t)
+            parts = [reading(part, t, **self.given.conditions) for part in points.split(_CHUNK)]
+        values = torch.cat(parts).cpu().double().numpy()
+        return _finite("the model", values.reshape(x.shape), t)
 
-    def narrowest(self, t: float) -> float | None:
-        """That of the exact law, where the model is exact."""
+    def law(self, t: float) -> GaussianMixture | None:
+        """That of the data at t, where the model is exact."""
         if not isinstance(self.denoiser, ExactDenoiser):
             return None
-        return self.denoiser.mixture.at(self.process, t).narrowest / self.coordinates.scale(t)
+        return self.denoiser.mixture.at(self.process, t)
 
     def jumps(self) -> list[float]:
         """The joints of a tabulated schedule."""
@@ -209,9 +211,9 @@ class ReverseEquation(ModelEquation):
 
     backward = True
 
-    def __init__(self, module: ReverseSDE, coordinates: Coordinates) -> None:
-        super().__init__(module, coordinates)
-        self.start = min(module.start, self.process.t_max)
+    def __init__(self, module: ReverseSDE, coordinates: Coordinates, dim: int) -> None:
+        super().__init__(module, coordinates, dim)
+        self.start = min(float(module.start), self.process.t_max)
 
     def terms(self, u: np.ndarray, t: float) -> Terms:
         """(g^2 score - f x) / s + (log s)' u, and g^2 / (2 s^2)."""
@@ -233,12 +235,17 @@ class FlowEquation(ModelEquation):
         return Terms(-velocity if self.backward else velocity, 0.0)
 
 
-def equation_of(given: Any, coordinates: str) -> Equation:
-    """The equation of a process, an SDE, or a model's reverse SDE or flow.
+def equation_of(given: Any, coordinates: str = "raw", *, dim: int = 1) -> Equation:
+    """The equation of a process, an SDE, or a model's reverse SDE or (on the line) flow.
+
+    Args:
+        given: one of these.
+        coordinates: "raw", or "scaled" to those that follow its process.
+        dim: 1 on the line, 2 in the plane.
 
     Raises:
         TypeError: something else.
-        ValueError: scaled coordinates for an SDE that names no process.
+        ValueError: scaled coordinates for an SDE that names no process; a model of another dimension.
     """
     scaled = check_choice("coordinates", coordinates, ("raw", "scaled")) == "scaled"
 
@@ -247,18 +254,19 @@ def equation_of(given: Any, coordinates: str) -> Equation:
 
     match given:
         case Process():
-            return LinearEquation(given, along(given))
-        case ReverseSDE():
-            return ReverseEquation(given, along(given.denoiser.process))
-        case ProbabilityFlow():
-            return FlowEquation(given, along(given.denoiser.process))
-        case ScalarSDE() if not scaled:
-            return GeneralEquation(given, RAW)
-        case ScalarSDE():
+            return LinearEquation(given, along(given), dim)
+        case SDE() if not scaled:
+            return GeneralEquation(given, RAW, dim)
+        case SDE():
             raise ValueError('coordinates="scaled" follow alpha and sigma of a process; use "raw"')
-    hint = "; wrap it in sk.ReverseSDE or sk.ProbabilityFlow" if isinstance(given, Denoiser) else ""
+        case ReverseSDE():
+            return ReverseEquation(given, along(given.denoiser.process), dim)
+        # In the plane fluxes without diffusion would be of first order only.
+        case ProbabilityFlow() if dim == 1:
+            return FlowEquation(given, along(given.denoiser.process), dim)
+    hint = "; wrap it in sk.ReverseSDE" if isinstance(given, Denoiser) else ""
     raise TypeError(
-        "equation must be a Process, a ScalarSDE, a ReverseSDE or a ProbabilityFlow,"
+        "equation must be a Process, an SDE, a ReverseSDE or, on the line, a ProbabilityFlow,"
         f" got {type(given).__name__}{hint}"
     )
 
@@ -274,7 +282,7 @@ def _finite(name: str, values: np.ndarray, t: float) -> np.ndarray:
     bad = int((~np.isfinite(values)).sum())
     if bad:
         raise NumericsError(
-            f"{name} has {bad} of {len(values)} values NaN or infinite at t = {t:g}"
+            f"{name} has {bad} of {values.size} values NaN or infinite at t = {t:g}"
         )
     return values
 
@@ -284,7 +292,3 @@ def _joints(process: Process) -> list[float]:
     schedule = getattr(process, "schedule", None)
     n = len(schedule.betas) if isinstance(schedule, Tabulated) else 0
     return [i / n for i in range(1, n)]
-
-
-def _name(value: Any) -> str:
-    return getattr(value, "__name__", repr(value))

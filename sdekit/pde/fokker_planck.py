@@ -27,8 +27,9 @@ from sdekit.pde.arguments import (
 )
 from sdekit.pde.contour import Exponential, exponential
 from sdekit.pde.coordinates import RAW, Coordinates
-from sdekit.pde.equations import Equation, LinearEquation, ScalarSDE, equation_of
+from sdekit.pde.equations import Equation, LinearEquation, equation_of
 from sdekit.pde.finite_volumes import FourthOrder, Upwinded
+from sdekit.pde.sde import SDE
 from sdekit.processes import GaussianPrior, Heat, Process
 from sdekit.sampling.flow_ode import ProbabilityFlow
 from sdekit.sampling.reverse_sde import ReverseSDE
@@ -103,7 +104,7 @@ class Solution:
 
 
 def solve_fokker_planck(
-    equation: Process | ScalarSDE | ReverseSDE | ProbabilityFlow,
+    equation: Process | SDE | ReverseSDE | ProbabilityFlow,
     density0: Density | GaussianPrior | Vector,
     edges: Vector,
     times: Vector,
@@ -131,15 +132,15 @@ def solve_fokker_planck(
     error. For a flow, which has no diffusion, its fluxes are upwind and of first order (1e-2).
 
     Args:
-        equation: a process; a `ScalarSDE`; or a model's `ReverseSDE` or `ProbabilityFlow` in one dimension,
+        equation: a process; an `SDE`; or a model's `ReverseSDE` or `ProbabilityFlow` in one dimension,
             whose density is then that of an infinitely fine sampler.
         density0: the density at `start`: anything with `.cdf(x)` (and, for the digits of the right tail,
             `.survival(x)`), from which exact cell averages come, such as a mixture or the prior of a process;
             or the averages themselves, shape (cells,).
         edges: uniform, increasing ends of at least 8 cells.
-        times: times of the process from `start` on, each once: increasing for a process and a `ScalarSDE`,
+        times: times of the process from `start` on, each once: increasing for a process and an `SDE`,
             decreasing for a `ReverseSDE` (whose own clock and unit are not used), either for a flow.
-        start: time of `density0`; 0 for a process and a `ScalarSDE`, t_max for a model unless its
+        start: time of `density0`; 0 for a process and an `SDE`, t_max for a model unless its
             `ReverseSDE` starts earlier.
         scheme: "exponential", "fv4", "sg", or "auto": "sg" if features of `density0` narrower than 3 cells
             meet |a| h / D > 2, or another scheme left a mass of more than 1e-5 below zero; otherwise

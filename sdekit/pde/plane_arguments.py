@@ -8,13 +8,22 @@ import numpy as np
 import torch
 
 from sdekit.data.mixtures import GaussianMixture
-from sdekit.errors import check_number
-from sdekit.pde.arguments import Vector, cell_averages, check_edges, check_mass, vector
-from sdekit.pde.plane_equations import Edges, LinearEquation, PlaneEquation
-from sdekit.processes import GaussianPrior, Process
+from sdekit.pde.arguments import (
+    Vector,
+    array,
+    cell_averages,
+    check_averages,
+    check_edges,
+    check_mass,
+    check_walls,
+    check_width,
+)
+from sdekit.pde.equations import Equation
+from sdekit.processes import GaussianPrior
 
-_OUTSIDE = 1e-6  # the largest mass that may be beyond the ends of an axis, or pile up at them
-_CELLS_PER_STD = 3
+#: Ends of the cells along x[0] and along x[1].
+Edges = tuple[np.ndarray, np.ndarray]
+
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(3)
 
 
@@ -27,45 +36,17 @@ def check_edge_pair(edges: Sequence[Vector]) -> Edges:
     return first, second
 
 
-def check_start(start: float | None, equation: PlaneEquation) -> float:
-    """The time of density0, where the equation has terms."""
-    return equation.start if start is None else check_number("start", start, *equation.span)
-
-
-def check_times(times: Vector, start: float, equation: PlaneEquation) -> np.ndarray:
-    """Times from `start` on in the direction of the equation, with finite terms at both ends, float64."""
-    clock = vector("times", times)
-    if not len(clock):
-        raise ValueError("times must hold at least one time, got none")
-    sign, verb = (-1, "decrease") if equation.backward else (1, "increase")
-    if (back := np.flatnonzero(sign * np.diff(clock) <= 0)).size:
-        i = back[0]
-        raise ValueError(f"times must {verb}, got {clock[i]:g} and then {clock[i + 1]:g}")
-    low, high = equation.span
-    low, high = (low, start) if equation.backward else (start, high)
-    if clock.min() < low or clock.max() > high:
-        raise ValueError(
-            f"times must lie in [{low:g}, {high:g}], {verb} from start = {start:g}, for {equation!r};"
-            f" got [{clock.min():g}, {clock.max():g}]"
-        )
-    if isinstance(equation, LinearEquation):
-        for t in (start, float(clock[-1])):
-            _check_rates(equation.process, t)
-    return clock
-
-
 def plane_averages(density0: Any, edges: Edges) -> tuple[np.ndarray, GaussianMixture | None]:
     """Averages over the cells, (cells, cells), and the mixture they are of, where it is one."""
     if isinstance(density0, GaussianPrior):
         density0 = GaussianMixture(None, [[0.0, 0.0]], stds=density0.std)
     if not isinstance(density0, GaussianMixture):
-        averages = _checked_averages(density0, tuple(len(edge) - 1 for edge in edges))
-        area = math.prod(float(edge[1] - edge[0]) for edge in edges)
-        if abs(mass := area * averages.sum() - 1) > _OUTSIDE:
+        averages, cells = array("density0", density0, 2), tuple(len(edge) - 1 for edge in edges)
+        if averages.shape != cells:
             raise ValueError(
-                f"density0 must have mass 1 to {_OUTSIDE:g}, got {mass + 1:.9g}: averages are densities, not"
-                " probabilities of cells; divide by the mass, or widen edges"
+                f"density0 must have one average a cell, {cells}, got {averages.shape}"
             )
+        check_averages(averages, math.prod(float(edge[1] - edge[0]) for edge in edges))
         return averages, None
     if density0.dim != 2:
         raise ValueError(f"density0 must have dimension 2, got a mixture with d = {density0.dim}")
@@ -76,18 +57,32 @@ def plane_averages(density0: Any, edges: Edges) -> tuple[np.ndarray, GaussianMix
     return _mixture_averages(density0, edges), density0
 
 
-def check_masses(
-    equation: PlaneEquation, averages: np.ndarray, edges: Edges, start: float, clock: np.ndarray
+def check_grid(
+    equation: Equation,
+    averages: np.ndarray,
+    law: GaussianMixture | None,
+    edges: Edges,
+    start: float,
+    times: Sequence[float],
 ) -> None:
-    """Raise if a density that a process carries will reach beyond the grid."""
-    if not isinstance(equation, LinearEquation):
-        return
-    for axis, edge in enumerate(edges):
-        other = edges[1 - axis]
-        marginal = averages.sum(1 - axis) * (other[1] - other[0])
-        for t in clock[clock > start].tolist():
-            scale, std = (float(v) for v in equation.process.transition(start, t))
-            _along(axis, check_mass, marginal, edge, t, scale, std)
+    """Raise if what is known of the density at `start` or one of `times` is too wide or narrow for the grid.
+
+    Args:
+        equation: carries a known kernel, stands for a known law, or neither.
+        averages: at `start`.
+        law: which they are of, where that is known.
+        edges: of the cells.
+        start: time of `averages`.
+        times: see above.
+    """
+    for t in (start, *times):
+        kernel = (1.0, 0.0) if t == start else equation.transition(start, t)
+        if kernel is None:
+            check_widths(equation.law(t), edges, t)
+            continue
+        for axis, marginal in enumerate(_marginals(averages, edges)):
+            _along(axis, check_mass, marginal, edges[axis], t, *kernel)
+        check_widths(None if law is None else _blurred(law, *kernel), edges, t)
 
 
 def check_widths(law: GaussianMixture | None, edges: Edges, t: float) -> None:
@@ -99,35 +94,27 @@ def check_widths(law: GaussianMixture | None, edges: Edges, t: float) -> None:
     if law is None:
         return
     sections = law.covariances.inverse().diagonal(dim1=1, dim2=2).rsqrt().amin(0).tolist()
-    for axis, (edge, width) in enumerate(zip(edges, sections, strict=True)):
-        cells, needed = len(edge) - 1, _CELLS_PER_STD * (edge[-1] - edge[0]) / width
-        if cells < needed * (1 - 1e-9):
-            raise ValueError(
-                f"edges[{axis}] must give {_CELLS_PER_STD} cells to the narrowest standard deviation along"
-                f" it, {width:.3g} at t = {t:g}: at least {math.ceil(needed * (1 - 1e-9))} cells, got {cells}"
-            )
+    for axis, width in enumerate(sections):
+        _along(axis, check_width, width, edges[axis], t)
 
 
-def check_walls(averages: np.ndarray, edges: Edges, t: float) -> None:
+def check_ends(averages: np.ndarray, edges: Edges, t: float) -> None:
     """Raise if mass has come to the ends of an axis, where it cannot go further."""
-    area = math.prod(float(edge[1] - edge[0]) for edge in edges)
-    for axis, cells in enumerate(averages.shape):
-        marginal, ends = averages.sum(1 - axis) * area, max(1, cells // 100)
-        near = marginal[:ends].sum() + marginal[-ends:].sum()
-        if near > _OUTSIDE:
-            raise ValueError(
-                f"edges[{axis}] must hold the mass until t = {t:g}, where {near:.2g} of it has come to the"
-                f" outermost {ends} of its {cells} cells at either end; at most {_OUTSIDE:g} may"
-            )
+    for axis, marginal in enumerate(_marginals(averages, edges)):
+        _along(axis, check_walls, marginal[None], edges[axis], np.array([t]))
 
 
-def _check_rates(process: Process, t: float) -> None:
-    f, g2 = process.rates(t)
-    if not (math.isfinite(f) and math.isfinite(g2)):
-        raise ValueError(
-            f"times must avoid t = {t:g}, where (f, g^2) of {process!r} is ({f:g}, {g2:g}); its t_max is"
-            f" {process.t_max:g}"
-        )
+def _marginals(averages: np.ndarray, edges: Edges) -> list[np.ndarray]:
+    """Averages of the density of each coordinate over its cells."""
+    return [averages.sum(1 - axis) * (edges[1 - axis][1] - edges[1 - axis][0]) for axis in (0, 1)]
+
+
+def _blurred(law: GaussianMixture, scale: float, std: float) -> GaussianMixture:
+    """The law of scale x + std z."""
+    if (scale, std) == (1.0, 0.0):
+        return law
+    covariances = scale**2 * law.covariances + std**2 * torch.eye(2, dtype=torch.float64)
+    return GaussianMixture(None, scale * law.means, covariances=covariances, logits=law.log_weights)
 
 
 def _along(axis: int, check: Any, *arguments: Any) -> Any:
@@ -141,23 +128,6 @@ def _along(axis: int, check: Any, *arguments: Any) -> Any:
 def _marginal(law: GaussianMixture, axis: int) -> GaussianMixture:
     stds = law.covariances[:, axis, axis].sqrt()
     return GaussianMixture(None, law.means[:, axis], stds, logits=law.log_weights)
-
-
-def _checked_averages(density0: Any, shape: tuple[int, ...]) -> np.ndarray:
-    if isinstance(density0, torch.Tensor):
-        density0 = density0.detach().cpu().numpy()
-    averages = np.array(density0)
-    if averages.dtype.kind not in "iuf":
-        raise TypeError(
-            f"density0 must be a GaussianMixture in the plane or hold numbers, got {averages.dtype}"
-        )
-    if averages.shape != shape:
-        raise ValueError(f"density0 must have one average a cell, {shape}, got {averages.shape}")
-    if not np.isfinite(averages).all():
-        raise ValueError(f"density0 must be finite, got {averages[~np.isfinite(averages)][0]}")
-    if averages.min() < -_OUTSIDE * averages.max():
-        raise ValueError(f"density0 must not be negative, got {averages.min():g}")
-    return averages.astype(np.float64)
 
 
 def _mixture_averages(law: GaussianMixture, edges: Edges) -> np.ndarray:

@@ -90,7 +90,8 @@ def sampler_density(
     plan = _rows(sampler, program, denoiser)
     if reason := _obstacle(sampler, plan):
         raise ValueError(f"{sampler!r} {reason}: its law is not computed; `compare` draws samples")
-    push = _Push(denoiser, program, plan, law, times[-1], _conditions(cond))
+    conditions = _conditions(cond, device_of(denoiser))
+    push = _Push(denoiser, program, plan, law, times[-1], conditions)
     with evaluating(denoiser):
         if points is not None:
             return _judged(push, check_integer("points", points, 32))
@@ -110,6 +111,12 @@ def _refined(push: "_Push") -> Density1D:
     points, coarse = NOISY if push.noisy else STEEP, None
     while True:
         law = _judged(push, points, coarse)
+        if law.folded and points < STEEP:
+            points, coarse = (
+                STEEP,
+                law,
+            )  # it has no density to watch, but a sum over nodes as W1 and W2
+            continue
         hopeless = law.folded or _NARROW in law.alarms
         if hopeless or law.error <= ENOUGH or points >= MOST:
             return law
@@ -262,16 +269,18 @@ def _start_law(denoiser: Denoiser, start: Any, t: float) -> GaussianMixture:
         raise ValueError(f'start must be "prior", "exact" or a GaussianMixture, got {given}')
     if law.dim != 1:
         raise ValueError(f"start must be a law on the line, got d = {law.dim}")
+    if law.narrowest == 0:
+        raise ValueError("start must have a density: no component of standard deviation 0")
     return law
 
 
-def _conditions(cond: Any) -> dict[str, Tensor]:
+def _conditions(cond: Any, device: torch.device) -> dict[str, Tensor]:
     if cond is None:
         return {}
     if not isinstance(cond, Tensor) or cond.shape[:1] != (1,):
         given = f"shape {tuple(cond.shape)}" if isinstance(cond, Tensor) else type(cond).__name__
         raise ValueError(f"cond must be a tensor of one row, got {given}")
-    return {"cond": cond}
+    return {"cond": cond.to(device)}
 
 
 def _on_nodes(law: GaussianMixture, points: int) -> Grid1D:

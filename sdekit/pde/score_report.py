@@ -12,6 +12,7 @@ from sdekit.data.mixtures import GaussianMixture
 from sdekit.denoisers import Denoiser, device_of
 from sdekit.errors import check_integer, check_number, generator_of
 from sdekit.pde.residuals import EXACT, curl_ratio, score_fpe_residual, tweedie_check
+from sdekit.records import Records, number
 from sdekit.sampling.grids import LogSNR, usual_end
 from sdekit.training.losses import labels_of
 
@@ -28,7 +29,7 @@ _FORMS = {
 
 
 @dataclass(frozen=True)
-class ScoreReport:
+class ScoreReport(Records):
     """A row a noise level, from noise to data.
 
     Attributes:
@@ -47,31 +48,14 @@ class ScoreReport:
         n: samples a level.
     """
 
-    rows: list[dict[str, Any]]
     n: int
 
     def __repr__(self) -> str:
         return f"ScoreReport({len(self.rows)} levels, {self.n} samples each)"
 
-    def __str__(self) -> str:
-        widths = [max(map(len, column)) for column in zip(*self._cells(), strict=True)]
-        lines = ["  ".join(map(str.rjust, line, widths)) for line in self._cells()]
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-    def markdown(self) -> str:
-        """The rows as a Markdown table."""
-        head, *body = self._cells()
-        return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---:"] * len(head), *body))
-
     def _cells(self) -> list[list[str]]:
         """Head and rows as text."""
-        body = [
-            [
-                format(row[key], form) if math.isfinite(row[key]) else ""
-                for key, form in _FORMS.items()
-            ]
-            for row in self.rows
-        ]
+        body = [[number(row[key], form) for key, form in _FORMS.items()] for row in self.rows]
         return [list(_FORMS), *body]
 
 

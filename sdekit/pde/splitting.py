@@ -21,7 +21,7 @@ _STAGE = 1 - 1 / math.sqrt(2)
 _START = (3 - 2 * math.sqrt(2)) / (2 * math.sqrt(2) - 2)
 
 
-class Terms(NamedTuple):
+class FaceTerms(NamedTuple):
     """The equation at one time.
 
     Attributes:
@@ -57,7 +57,7 @@ def strang(first: Tridiagonal, second: Tridiagonal, dt: float, p: np.ndarray) ->
 
 
 def step(
-    begin: Terms, end: Terms, widths: tuple[float, float], dt: float, p: np.ndarray
+    begin: FaceTerms, end: FaceTerms, widths: tuple[float, float], dt: float, p: np.ndarray
 ) -> np.ndarray:
     """One step with the mean of the terms at its ends."""
     spread = (begin.spread + end.spread) / 2
@@ -69,7 +69,7 @@ def step(
 
 
 def integrate(
-    terms: Callable[[float], Terms],
+    terms: Callable[[float], FaceTerms],
     widths: tuple[float, float],
     p: np.ndarray,
     start: float,

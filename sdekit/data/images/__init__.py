@@ -8,7 +8,7 @@ from sdekit.data.images.embedded import digit_labels, digits
 from sdekit.data.images.folders import image_folder
 from sdekit.data.images.idx import read_idx
 from sdekit.data.images.labelled import Labelled, as_images, balanced_subset
-from sdekit.data.images.mnist import fashion_mnist, mnist
+from sdekit.data.images.mnist_files import fashion_mnist, mnist
 from sdekit.data.images.scaling import Scaling
 
 __all__ = [

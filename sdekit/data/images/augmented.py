@@ -52,7 +52,7 @@ class Augmented:
         if self.flip:
             mirrored = self._uniforms(n, generator) < 0.5
             x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
-        if self.rotation:
+        if self.rotation and n:  # torch has no grid of no images
             x = _rotated(x, math.radians(self.rotation) * (2 * self._uniforms(n, generator) - 1))
         if self.crop:
             x = _cropped(x, self.crop, self._uniforms(n, generator), self._uniforms(n, generator))

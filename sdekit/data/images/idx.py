@@ -63,9 +63,9 @@ def _exactly(path: Path, stream: BinaryIO, wanted: int, shape: tuple[int, ...]) 
         payload += chunk
     if len(payload) != wanted:
         has = f"only {len(payload)}" if len(payload) < wanted else "more"
+        sizes = " x ".join(map(str, shape))
         raise ValueError(
-            f"{path} has the wrong size: its header says {' x '.join(map(str, shape))}, {wanted} bytes, and it "
-            f"has {has}"
+            f"{path} has the wrong size: its header says {sizes}, {wanted} bytes, and it has {has}"
         )
     return payload
 

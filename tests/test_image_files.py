@@ -67,6 +67,7 @@ def test_a_gzip_file_is_known_by_its_bytes(tmp_path):
 
 
 GOOD = idx(levels(2, 5, 4))
+ZIPPED = gzip.compress(GOOD, mtime=0)
 BROKEN = {
     "empty": (b"", "it begins with nothing"),
     "pickle": (b"\x80\x04\x95\x10" + GOOD, "it begins with 80 04 95 10"),
@@ -92,18 +93,20 @@ def test_broken_idx_files_are_refused(tmp_path, name, end):
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("cut", range(3, len(gzip.compress(GOOD, mtime=0)), 5))
+@pytest.mark.parametrize("cut", range(3, len(ZIPPED), 5))
 def test_truncated_gzip_files_are_refused(tmp_path, cut):
     path = tmp_path / "x.gz"
-    path.write_bytes(gzip.compress(GOOD, mtime=0)[:cut])
-    with pytest.raises(ValueError, match="damaged gzip file|truncated|not an IDX file"):
+    path.write_bytes(ZIPPED[:cut])
+    with pytest.raises(
+        ValueError, match=r"x\.gz is (a damaged gzip file|truncated|not an IDX file)"
+    ):
         read_idx(path)
 
 
-@pytest.mark.parametrize("place", [*range(2, 4), *range(10, len(gzip.compress(GOOD, mtime=0)))])
+@pytest.mark.parametrize("place", [2, 3, *range(10, len(ZIPPED) - 9), *range(-8, 0)])
 def test_damaged_gzip_files_are_refused(tmp_path, place):
-    """Bytes 4 to 9 are a date and the name of a system: nothing depends on them."""
-    damaged = bytearray(gzip.compress(GOOD, mtime=0))
+    """Nothing depends on bytes 4 to 9, a date and a system, nor on the bits that fill the last data byte."""
+    damaged = bytearray(ZIPPED)
     damaged[place] ^= 0x10
     path = tmp_path / "x.gz"
     path.write_bytes(damaged)
@@ -185,7 +188,7 @@ def test_a_missing_set_says_how_to_get_it(tmp_path, monkeypatch):
         "train-images-idx3",
     ):
         assert words in str(caught.value)
-    with pytest.raises(FileNotFoundError, match="^MNIST is not here") as caught:
+    with pytest.raises(FileNotFoundError, match=r"^MNIST is not here") as caught:
         mnist(tmp_path, train=False)
     for words in (str(tmp_path), "t10k-images-idx3", "$SDEKIT_DATA", "MNIST/raw"):
         assert words in str(caught.value)
@@ -202,7 +205,7 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
         (torch.zeros(12), "torch.float32"),
     ]:
         written(labels, idx(values))
-        with pytest.raises(ValueError, match="must have|must hold") as caught:
+        with pytest.raises(ValueError, match=r"must (have|hold)") as caught:
             mnist(tmp_path)
         assert words in str(caught.value)
 

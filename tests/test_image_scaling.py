@@ -74,10 +74,10 @@ test_bad_input_is_named = bad_input(
         ("levels", lambda: Scaling.symmetric(1), ValueError, ["levels must be >= 2"]),
         ("many levels", lambda: Scaling.symmetric().to_levels(IMAGES, 257), ValueError, ["at most 256"]),
         ("channels", lambda: Scaling((0, 0), (1, 1)).forward(IMAGES), ValueError, ["2 channels"]),
-        ("shape", lambda: Scaling.symmetric().forward(IMAGES[0]), ValueError, ["(n, c, h, w)", "(3, 4, 4)"]),
+        ("shape", lambda: Scaling.symmetric().forward(IMAGES[0]), ValueError, ["(n, c, h, w)"]),
         ("array", lambda: Scaling.symmetric().forward([0]), TypeError, ["images must be a torch.Tensor"]),  # type: ignore[arg-type]
         ("mask", lambda: Scaling.symmetric().forward(IMAGES > 0), TypeError, ["images must hold real"]),
-        ("dtype", lambda: Scaling((0,), (1,)).forward(LEVELS, dtype=torch.int64), TypeError, ["dtype must be"]),
+        ("dtype", lambda: Scaling((0,), (1,)).forward(LEVELS, dtype=torch.int64), TypeError, ["dtype"]),
         ("integers back", lambda: Scaling.symmetric().backward(LEVELS), TypeError, ["x must be floating"]),
         ("nan level", lambda: Scaling.symmetric().to_levels(IMAGES * math.nan), ValueError, ["x has 96 NaN"]),
         ("constant", lambda: Scaling.standardising(IMAGES + 0.1), ValueError, ["channel 0 does not"]),

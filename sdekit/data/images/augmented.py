@@ -10,7 +10,7 @@ from torch.nn import functional
 from sdekit.errors import check_finite, check_flag, check_integer, check_number, generator_of
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Augmented:
     """Endless data made of images: a random one, mirrored, rotated and cropped at random, at each draw.
 

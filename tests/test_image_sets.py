@@ -19,8 +19,8 @@ LABELS = torch.tensor([0, 1, 0, 2, 1, 0, 2])
 
 
 class Items(Dataset):
-    def __init__(self, *items: object) -> None:
-        self.items = items
+    def __init__(self, *items: object, classes: tuple[str, ...] = ()) -> None:
+        self.items, self.classes = items, classes
 
     def __len__(self) -> int:
         return len(self.items)
@@ -51,8 +51,7 @@ def test_data_sets():
     assert classes == ()
     assert as_images(TensorDataset(X)).labels is None
     assert torch.equal(as_images(Items(*X[:, 0])).images, X[:, :1])
-    named = Items(*((x, 1) for x in X))
-    named.classes = ["no", "yes"]
+    named = Items(*((x, 1) for x in X), classes=("no", "yes"))
     assert as_images(named).classes == ("no", "yes")
 
 

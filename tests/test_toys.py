@@ -39,7 +39,7 @@ each_line = pytest.mark.parametrize("toy", lines, ids=repr)
 
 
 def test_all_is_every_toy_and_reprs_are_unique():
-    bases = {Toy, MixtureToy, toys.Line, Plane}
+    bases = {Toy, MixtureToy, toys.Line, Plane, toys.Curve}
     kinds = {
         kind for kind in vars(toys).values() if isinstance(kind, type) and issubclass(kind, Toy)
     }
@@ -224,7 +224,7 @@ def test_plane_densities_are_those_of_the_draws(toy):
     assert abs(found.mean() - exact) < 4 * found.std() / math.sqrt(n) + 1e-8
 
 
-@pytest.mark.parametrize("toy", [t for t in planes if isinstance(t, toys.curves.Curve)], ids=repr)
+@pytest.mark.parametrize("toy", [t for t in planes if isinstance(t, toys.Curve)], ids=repr)
 def test_curve_densities_are_the_integral_along_the_curve(toy):
     from scipy.integrate import quad
 

@@ -4,6 +4,7 @@ import sys
 import pytest
 import torch
 
+import sdekit as sk
 from sdekit.data.images import digit_labels, digits
 
 
@@ -38,6 +39,13 @@ def test_a_missing_package_names_the_extra(monkeypatch):
         digits()
 
 
-def test_importing_does_not_import_scikit_learn():
-    code = "import sys, sdekit.data.images; sys.exit('sklearn' in sys.modules)"
+def test_importing_does_not_import_scikit_learn_or_pillow():
+    code = (
+        "import sys, sdekit.data.images; sys.exit('sklearn' in sys.modules or 'PIL' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_everything_is_reached_from_the_package():
+    assert callable(sk.data.images.digits)
+    assert sk.data.images.__all__ == sorted(sk.data.images.__all__)

@@ -63,6 +63,22 @@ def test_the_blocks_on_densities_run(tmp_path, monkeypatch, capsys):
     assert abs(names["half"].mass - 1) < 1e-9
 
 
+def test_the_blocks_on_data_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
+    names: dict[str, Any] = {"__name__": "data"}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "data.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "torch.Size([30, 1, 16, 16]) ('digit 0', 'digit 1')" in printed
+    assert len(names["few"]) == 20
+    assert Path("toys.png").stat().st_size > 10_000
+    assert names["result"].losses.isfinite().all()
+    gap = names["moons"].log_prob(names["out"].x) - names["real"]
+    # Four standard errors of the mean, for samples and data alike.
+    assert abs(gap.mean()) < 4 * gap.std() * (2 / 2_000) ** 0.5
+
+
 @pytest.mark.slow
 def test_the_blocks_on_comparing_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

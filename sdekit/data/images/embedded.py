@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdekit.data.images.scaling import Scaling
+
 
 def digits() -> Tensor:
     """The 1,797 handwritten digits, (1797, 1, 8, 8) float32 in [-1, 1], ink high.
@@ -14,7 +16,8 @@ def digits() -> Tensor:
     Raises:
         ImportError: scikit-learn is missing.
     """
-    return torch.tensor(_load().images, dtype=torch.float32).unsqueeze(1) / 8.0 - 1.0
+    levels = torch.tensor(_load().images, dtype=torch.float32).unsqueeze(1)  # 0 to 16
+    return Scaling.symmetric(17).forward(levels)
 
 
 def digit_labels() -> Tensor:

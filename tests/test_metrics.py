@@ -263,7 +263,7 @@ def test_energy_on_the_line_is_the_general_one():
 def test_energy_in_blocks(monkeypatch):
     x, y = normal(60, 2), 0.3 + normal(35, 2, seed=1)
     whole = energy_distance(x, y)
-    monkeypatch.setattr("sdekit.metrics._BLOCK", 1)
+    monkeypatch.setattr("sdekit.metrics.two_sample.BLOCK", 1)
     rows = energy_distance(x, y)
     assert rows.value == pytest.approx(whole.value, rel=1e-12)
     assert rows.stderr == pytest.approx(whole.stderr, rel=1e-12)

@@ -12,7 +12,7 @@ Samples are read as float64 on the CPU and results are Python floats.
 from sdekit.metrics.densities import kl_divergence, total_variation
 from sdekit.metrics.energy import energy_distance
 from sdekit.metrics.features import FeatureSet, extract_features
-from sdekit.metrics.floors import Floor, Samplable, data_floor, floor
+from sdekit.metrics.floors import Floor, Samplable, data_floor, data_splits, floor
 from sdekit.metrics.frechet import Frechet, frechet_bias, frechet_distance, gaussian_wasserstein
 from sdekit.metrics.kernel import kid
 from sdekit.metrics.lenet import LeNet, TrainedLeNet, train_lenet
@@ -42,6 +42,7 @@ __all__ = [
     "Truth1D",
     "assigned_wasserstein",
     "data_floor",
+    "data_splits",
     "density_coverage",
     "energy_distance",
     "extract_features",

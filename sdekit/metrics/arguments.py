@@ -8,8 +8,8 @@ from torch import Tensor
 from sdekit.errors import check_finite
 from sdekit.metrics.features import FeatureSet
 
-#: Samples (n,) or (n, *event), or their features.
-Samples: TypeAlias = Tensor | FeatureSet
+#: SampleSet (n,) or (n, *event), or their features.
+SampleSet: TypeAlias = Tensor | FeatureSet
 
 
 def exact(name: str, values: Tensor) -> Tensor:
@@ -17,7 +17,7 @@ def exact(name: str, values: Tensor) -> Tensor:
     return check_finite(name, values).detach().to("cpu", torch.float64)
 
 
-def batch(name: str, samples: Samples, least: int) -> Tensor:
+def batch(name: str, samples: SampleSet, least: int) -> Tensor:
     """Samples as (n, d), events flattened, n >= least."""
     values = exact(name, samples.values if isinstance(samples, FeatureSet) else samples)
     n = len(values) if values.ndim else 0
@@ -37,7 +37,7 @@ def line(name: str, samples: Tensor) -> Tensor:
 
 
 def pair(
-    x: Samples, y: Samples, least: int, names: tuple[str, str] = ("x", "y")
+    x: SampleSet, y: SampleSet, least: int, names: tuple[str, str] = ("x", "y")
 ) -> tuple[Tensor, Tensor]:
     """Two sets of samples of one dimension and one origin, (n, d) and (m, d)."""
     a, b = batch(names[0], x, least), batch(names[1], y, least)
@@ -52,7 +52,7 @@ def pair(
     return a, b
 
 
-def feature_pair(x: Samples, y: Samples, least: int) -> tuple[FeatureSet, FeatureSet]:
+def feature_pair(x: SampleSet, y: SampleSet, least: int) -> tuple[FeatureSet, FeatureSet]:
     """Two sets as `pair`, with what was computed of them before."""
     a, b = pair(x, y, least)
     return (

@@ -5,11 +5,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sdekit.metrics.arguments import Samples, pair
+from sdekit.metrics.arguments import SampleSet, pair
 from sdekit.metrics.two_sample import Measured, block_sums, discrepancy
 
 
-def energy_distance(x: Samples, y: Samples) -> Measured:
+def energy_distance(x: SampleSet, y: SampleSet) -> Measured:
     """Energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| of two sets of samples.
 
     Zero exactly when the laws are equal (Székely and Rizzo, Energy statistics, 2013). The value is

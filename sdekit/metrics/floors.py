@@ -1,7 +1,7 @@
 """What exact samples score: the floor that a metric's value is held against."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -38,6 +38,13 @@ class Floor:
     std: float
     quantile95: float
     values: tuple[float, ...] = field(repr=False)
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Floor":
+        """The summary of these values, two or more."""
+        scores = torch.tensor(values, dtype=torch.float64)
+        high = float(scores.quantile(0.95))
+        return cls(float(scores.mean()), float(scores.std()), high, tuple(values))
 
     @property
     def stderr(self) -> float:
@@ -77,7 +84,7 @@ def floor(
     check_integer("repeats", repeats, 2)
     generator = torch.Generator().manual_seed(check_integer("seed", seed, 0))
     seeds = torch.randint(2**48, (repeats,), generator=generator).tolist()
-    return _summary(metric(truth.sample(n, seed=each), truth) for each in seeds)
+    return Floor.of([_score(metric(truth.sample(n, seed=each), truth)) for each in seeds])
 
 
 def data_floor(
@@ -90,10 +97,10 @@ def data_floor(
 ) -> Floor:
     """What n samples of a data set score against n others of it, or of a second set of the same law.
 
-    The floor for data whose law is not known: what a perfect generator would score. Each repeat
-    shuffles and takes n against n without overlap, at random anew. Repeats share the data, so the
-    spread is that of the splits: with n near half of the data it comes out too small, and `stderr`
-    tells how well the mean over splits is known and not how the data came about.
+    The floor for data whose law is not known: what a perfect generator would score. Parts are those
+    of `data_splits`. Repeats share the data, so the spread is that of the splits: with n near half of
+    the data it comes out too small, and `stderr` tells how well the mean over splits is known, not
+    how the data came about.
 
     Args:
         metric: called as `metric(part, other_part)`; returns a number or a result with a `value`.
@@ -101,7 +108,7 @@ def data_floor(
         other: what to draw the second part from, such as the training set when `data` is the test
             set; None splits `data`.
         n: samples in each part, at least 2, the number the sampler was given; at most N // 2, or with
-            `other` the smaller count, which it is if not given.
+            `other` the smaller count; that much if not given.
         repeats: splits, at least 2.
         seed: of all splits together.
 
@@ -111,8 +118,26 @@ def data_floor(
         TypeError: for data that are not floating tensors or features, counts that are not integers,
             or a metric that is not a number.
     """
-    generator = torch.Generator().manual_seed(check_integer("seed", seed, 0))
     check_integer("repeats", repeats, 2)
+    parts = data_splits(data, other, n, repeats, seed)
+    return Floor.of([_score(metric(part, second)) for part, second in parts])
+
+
+def data_splits(
+    data: _Set,
+    other: _Set | None = None,
+    n: int | None = None,
+    repeats: int = 40,
+    seed: int = 0,
+) -> Iterator[tuple[_Set, _Set]]:
+    """Pairs of n samples and n others, drawn at random without overlap; arguments as `data_floor`.
+
+    Raises:
+        ValueError: as `data_floor`, for data, n, repeats < 1 and seed.
+        TypeError: as `data_floor`.
+    """
+    check_integer("repeats", repeats, 1)
+    generator = torch.Generator().manual_seed(check_integer("seed", seed, 0))
     if other is None:
         most = len(batch("data", data, 4)) // 2
     else:
@@ -121,27 +146,19 @@ def data_floor(
     if size > most:
         raise ValueError(f"n must be at most {most} for parts that do not overlap, got {size}")
 
-    def score() -> float | HasValue:
+    def split() -> tuple[_Set, _Set]:
         rows = torch.randperm(len(data), generator=generator)
         if other is None:
-            return metric(_rows(data, rows[:size]), _rows(data, rows[size : 2 * size]))
-        second = torch.randperm(len(other), generator=generator)[:size]
-        return metric(_rows(data, rows[:size]), _rows(other, second))
+            return _rows(data, rows[:size]), _rows(data, rows[size : 2 * size])
+        second = torch.randperm(len(other), generator=generator)
+        return _rows(data, rows[:size]), _rows(other, second[:size])
 
-    return _summary(score() for _ in range(repeats))
+    return (split() for _ in range(repeats))
 
 
 def _rows(data: _Set, rows: Tensor) -> _Set:
     """Some of the samples, where they are."""
     return data[rows.to(data.device)] if isinstance(data, Tensor) else data[rows]
-
-
-def _summary(results: Iterable[Any]) -> Floor:
-    values = [_score(result) for result in results]
-    scores = torch.tensor(values, dtype=torch.float64)
-    return Floor(
-        float(scores.mean()), float(scores.std()), float(scores.quantile(0.95)), tuple(values)
-    )
 
 
 def _score(result: Any) -> float:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sdekit.errors import check_flag, check_integer
-from sdekit.metrics.arguments import Samples, exact, feature_pair
+from sdekit.metrics.arguments import SampleSet, exact, feature_pair
 
 # Covariances may be this far from symmetric and from positive, relative to their largest entry.
 _ROUND_OFF = 1e-8
@@ -39,7 +39,7 @@ class Frechet:
         )
 
 
-def frechet_distance(x: Samples, y: Samples, allow_singular: bool = False) -> Frechet:
+def frechet_distance(x: SampleSet, y: SampleSet, allow_singular: bool = False) -> Frechet:
     """|m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^{1/2}) of the moments of two sets.
 
     Dowson and Landau (1982); on features of an Inception network it is the FID of Heusel et al.

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from sdekit.errors import check_integer
-from sdekit.metrics.arguments import Samples, pair
+from sdekit.metrics.arguments import SampleSet, pair
 from sdekit.metrics.two_sample import Measured, block_sums, discrepancy
 
 
-def kid(x: Samples, y: Samples, subsets: int | None = None, seed: int = 0) -> Measured:
+def kid(x: SampleSet, y: SampleSet, subsets: int | None = None, seed: int = 0) -> Measured:
     """Squared maximum mean discrepancy of two sets under k(x, y) = (x·y/d + 1)^3, without bias.
 
     The kernel inception distance of Binkowski et al. (Demystifying MMD GANs, 2018), on features of

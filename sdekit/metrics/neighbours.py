@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sdekit.errors import check_integer
-from sdekit.metrics.arguments import Samples, feature_pair, pair
+from sdekit.metrics.arguments import SampleSet, feature_pair, pair
 from sdekit.metrics.distances import distance_blocks, nearest
 from sdekit.metrics.features import FeatureSet
 
@@ -32,7 +32,7 @@ class DensityCoverage:
     m: int
 
 
-def precision_recall(x: Samples, y: Samples, k: int = 3) -> PrecisionRecall:
+def precision_recall(x: SampleSet, y: SampleSet, k: int = 3) -> PrecisionRecall:
     """Improved precision and recall of samples x against a reference y.
 
     Kynkäänniemi et al. (2019), equations 1 and 2: a support is the union of balls around a set's
@@ -56,7 +56,7 @@ def precision_recall(x: Samples, y: Samples, k: int = 3) -> PrecisionRecall:
     return PrecisionRecall(_share(inside_y > 0), _share(inside_x > 0), len(x), len(y))
 
 
-def density_coverage(x: Samples, y: Samples, k: int = 5) -> DensityCoverage:
+def density_coverage(x: SampleSet, y: SampleSet, k: int = 5) -> DensityCoverage:
     """Density and coverage of samples x against a reference y.
 
     Naeem et al. (2020), equations 3 and 4, with the balls of `precision_recall` around y: density is
@@ -103,7 +103,7 @@ class Memorisation:
     z: float
 
 
-def memorisation(samples: Samples, train: Samples, test: Samples) -> Memorisation:
+def memorisation(samples: SampleSet, train: SampleSet, test: SampleSet) -> Memorisation:
     """Distances of samples to the training set, held against those of test data (Meehan et al. 2020).
 
     Without ties, given the training set and samples of the data's law, `z` has mean 0 and variance 1

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from sdekit.errors import check_integer
-from sdekit.metrics.arguments import Samples, check_order, line, pair
+from sdekit.metrics.arguments import SampleSet, check_order, line, pair
 from sdekit.metrics.quantiles import Truth1D, law_cost
 
 # The assignment takes a minute or so at this count.
@@ -47,7 +47,7 @@ def wasserstein_1d(samples: Tensor, truth: Truth1D | Tensor, p: int = 1) -> floa
 
 
 def sliced_wasserstein(
-    x: Samples, y: Samples, p: int = 2, projections: int = 128, seed: int = 0
+    x: SampleSet, y: SampleSet, p: int = 2, projections: int = 128, seed: int = 0
 ) -> float:
     """Sliced Wasserstein distance between two sets of samples.
 
@@ -76,7 +76,7 @@ def sliced_wasserstein(
     return float(_step_cost(x, y, p).mean()) ** (1 / p)
 
 
-def assigned_wasserstein(x: Samples, y: Samples, p: int = 2) -> float:
+def assigned_wasserstein(x: SampleSet, y: SampleSet, p: int = 2) -> float:
     """Wasserstein distance between two sets of n samples in any dimension, exactly.
 
     (1/n min over permutations s of sum_i |x_i - y_s(i)|^p)^{1/p}: between equally many points some

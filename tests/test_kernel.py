@@ -36,7 +36,7 @@ def test_in_blocks(monkeypatch):
 
 
 def test_subsets_are_parts_without_overlap():
-    # Two parts of equal points each: any shuffle has the same parts up to a choice.
+    # The shuffle of either set, cut in three, each part by the kernel written out.
     x, y = normal(12, 2), normal(12, 2, seed=1) + 0.3
     found = kid(x, y, subsets=3, seed=4)
     generator = torch.Generator().manual_seed(4)

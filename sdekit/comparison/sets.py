@@ -17,6 +17,9 @@ _COLUMNS = {
     "precision": True, "recall": True, "density": True, "coverage": True,
 }  # fmt: skip
 
+# Coverage looks at fifth neighbours.
+_LEAST = 6
+
 
 @dataclass(frozen=True)
 class SetTable(Records):
@@ -73,7 +76,7 @@ def compare_sets(
     that is nearer to the training set than data is (`z` far above 0) copies it.
 
     Args:
-        sets: by name, samples (n, *event); n is one number for all, since the Fréchet distance and
+        sets: by name, samples (n, *event), n >= 6; n is one number for all, since the Fréchet distance and
             the shares of neighbours move with it.
         train: what the models saw, at least n.
         test: data of the same law that they did not see, at least n.
@@ -100,15 +103,15 @@ def compare_sets(
         return distances.extract_features(extractor or pixels, images)
 
     known, unseen = measured(train), measured(test)
-    splits = distances.data_splits(unseen, known, n, repeats, seed)
-    scores = [_scores(*parts, allow_singular) for parts in splits]
     reference = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))[:n]]
-    rows = []
+    rows = []  # before the floors, which take longer, so that samples are refused at once
     for name, samples in sets.items():
         found = measured(samples)
         near = distances.memorisation(found, known, unseen)
         copies = {"NN ratio": near.ratio, "closer": near.closer, "z": near.z}
         rows.append({"set": name, "n": n, **_scores(found, reference, allow_singular), **copies})
+    splits = distances.data_splits(unseen, known, n, repeats, seed)
+    scores = [_scores(*parts, allow_singular) for parts in splits]
     floors = {column: Floor.of([score[column] for score in scores]) for column in _COLUMNS}
     return SetTable(rows, floors, known.name)
 
@@ -120,10 +123,11 @@ def pixels(images: Tensor) -> Tensor:
 
 def _scores(x: FeatureSet, y: FeatureSet, allow_singular: bool) -> dict[str, float]:
     """Every column of x against y."""
+    frechet = distances.frechet_distance(x, y, allow_singular)
     kernel, energy = distances.kid(x, y), distances.energy_distance(x, y)
     support, filled = distances.precision_recall(x, y), distances.density_coverage(x, y)
     return {
-        "FD": distances.frechet_distance(x, y, allow_singular).value,
+        "FD": frechet.value,
         "KID": kernel.value,
         "KID se": kernel.stderr,
         "energy": energy.value,
@@ -147,7 +151,10 @@ def _one_size(sets: Mapping[str, Tensor]) -> int:
             "sets must have equally many samples, since Fréchet distances and shares of neighbours"
             f" depend on n; got {', '.join(f'{name!r}: {n}' for name, n in sizes.items())}"
         )
-    return next(iter(sizes.values()))
+    n = next(iter(sizes.values()))
+    if n < _LEAST:
+        raise ValueError(f"sets must hold at least {_LEAST} samples each, got {n}")
+    return n
 
 
 def _limit(floor: Floor, more_is_better: bool) -> float:

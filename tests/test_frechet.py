@@ -43,7 +43,8 @@ def test_any_covariances_against_the_matrix_root(seed):
     d = 6
     a, b = covariance(d, seed), covariance(d, seed + 50) + 0.1 * torch.eye(d)
     root = np.asarray(sqrtm(a.numpy()))
-    cross = np.trace(np.asarray(sqrtm(root @ b.numpy() @ root)).real)
+    inner = np.asarray(sqrtm(root @ b.numpy() @ root))
+    cross = float(np.real(np.trace(inner)))
     expected = math.sqrt(float(a.trace() + b.trace()) - 2 * cross)
     mean = torch.zeros(d, dtype=torch.float64)
     assert gaussian_wasserstein(mean, a, mean, b) == pytest.approx(expected, rel=1e-9)

@@ -102,9 +102,21 @@ test_bad_input = bad_input(
         ("nan", lambda: compare_sets({"a": FEW / 0 * 0}, TRAIN, TEST), ValueError, ["120 NaN"]),
         (
             "few",
-            lambda: compare_sets({"a": FEW[:4]}, TRAIN, TEST),
+            lambda: compare_sets({"a": FEW[:5]}, TRAIN, TEST),
             ValueError,
-            ["at least d + 1 = 5"],
+            ["sets must hold at least 6", "got 5"],
+        ),
+        (
+            "singular",
+            lambda: compare_sets({"a": normal(30, 40)}, normal(30, 40), normal(30, 40)),
+            ValueError,
+            ["d + 1 = 41", "allow_singular"],
+        ),
+        (
+            "dims",
+            lambda: compare_sets({"a": normal(30, 3)}, TRAIN, TEST),
+            ValueError,
+            ["samples of one dimension", "(30, 3) and (30, 4)"],
         ),
         (
             "repeats",

@@ -56,7 +56,7 @@ class SetTable(Records):
             head,
             *body,
             ["test data, mean", n, *means, "1", "0"],
-            ["worst 5 %", n, *limits, "", ""],
+            ["test data, worst 5 %", n, *limits, "", ""],
         ]
 
 
@@ -81,7 +81,8 @@ def compare_sets(
         train: what the models saw, at least n.
         test: data of the same law that they did not see, at least n.
         extractor: features to measure on, as `sdekit.metrics.extract_features` takes; None flattens.
-        repeats: draws of the floor, at least 2.
+        repeats: draws of the floor, at least 2; they share the data, so with n near all of it their
+            spread comes out too small.
         allow_singular: take fewer than d + 1 samples for d features.
         seed: of the draws.
 
@@ -107,9 +108,10 @@ def compare_sets(
     rows = []  # before the floors, which take longer, so that samples are refused at once
     for name, samples in sets.items():
         found = measured(samples)
+        scored = _scores(found, reference, allow_singular)
         near = distances.memorisation(found, known, unseen)
         copies = {"NN ratio": near.ratio, "closer": near.closer, "z": near.z}
-        rows.append({"set": name, "n": n, **_scores(found, reference, allow_singular), **copies})
+        rows.append({"set": name, "n": n, **scored, **copies})
     splits = distances.data_splits(unseen, known, n, repeats, seed)
     scores = [_scores(*parts, allow_singular) for parts in splits]
     floors = {column: Floor.of([score[column] for score in scores]) for column in _COLUMNS}

@@ -134,6 +134,12 @@ test_bad_input = bad_input(
         ("values", lambda: FeatureSet(normal(8)), ValueError, ["values", "(n, d)", "(8,)"]),
         ("nan values", lambda: FeatureSet(PLANE / 0 * 0), ValueError, ["values has 16 NaN"]),
         ("ints", lambda: FeatureSet(PLANE.long()), TypeError, ["values", "torch.int64"]),
+        (
+            "radii",
+            lambda: FeatureSet(PLANE).radii(8),
+            ValueError,
+            ["k must be below", "8", "got 8"],
+        ),
         ("extractor", lambda: extract_features(3, PLANE), TypeError, ["extractor", "int"]),
         ("images", lambda: extract_features(abs, PLANE.long()), TypeError, ["images", "int64"]),
         ("no images", lambda: extract_features(abs, PLANE[:0]), ValueError, ["images", "(0, 2)"]),

@@ -113,6 +113,12 @@ test_bad_input = bad_input(
             ["d + 1 = 41", "allow_singular"],
         ),
         (
+            "seed",
+            lambda: compare_sets({"a": FEW}, TRAIN, TEST, seed=0.5),
+            TypeError,
+            ["seed", "0.5"],
+        ),
+        (
             "dims",
             lambda: compare_sets({"a": normal(30, 3)}, TRAIN, TEST),
             ValueError,

@@ -93,6 +93,7 @@ def compare_sets(
     """
     check_integer("repeats", repeats, 2)
     check_flag("allow_singular", allow_singular)
+    generator = torch.Generator().manual_seed(check_integer("seed", seed, 0))
     n = _one_size(sets)
     for name, data in (("train", train), ("test", test)):
         if not isinstance(data, Tensor):
@@ -104,7 +105,7 @@ def compare_sets(
         return distances.extract_features(extractor or pixels, images)
 
     known, unseen = measured(train), measured(test)
-    reference = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))[:n]]
+    reference = known[torch.randperm(len(known), generator=generator)[:n]]
     rows = []  # before the floors, which take longer, so that samples are refused at once
     for name, samples in sets.items():
         found = measured(samples)

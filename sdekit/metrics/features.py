@@ -60,7 +60,9 @@ class FeatureSet:
         return centered.T @ centered / (len(self) - 1)
 
     def radii(self, k: int) -> Tensor:
-        """Distance of each row to its k-th nearest neighbour in the set, shape (n,)."""
+        """Distance of each row to its k-th nearest neighbour in the set, shape (n,), for 1 <= k < n."""
+        if check_integer("k", k, 1) >= len(self):
+            raise ValueError(f"k must be below the {len(self)} rows of the set, got {k}")
         if k not in self._radii:
             self._radii[k] = neighbour_radii(self.values, k)
         return self._radii[k]

@@ -14,7 +14,7 @@ from sdekit.metrics.two_sample import Measured, block_sums, discrepancy
 def kid(x: SampleSet, y: SampleSet, subsets: int | None = None, seed: int = 0) -> Measured:
     """Squared maximum mean discrepancy of two sets under k(x, y) = (x·y/d + 1)^3, without bias.
 
-    The kernel inception distance of Binkowski et al. (Demystifying MMD GANs, 2018), on features of
+    The kernel inception distance of Bińkowski et al. (Demystifying MMD GANs, 2018), on features of
     any kind: E k(X, X') + E k(Y, Y') - 2 E k(X, Y) by its U-statistic, so it may be negative, and
     values at different n can be compared. It sees the first three moments of the features.
 

@@ -59,10 +59,10 @@ def precision_recall(x: SampleSet, y: SampleSet, k: int = 3) -> PrecisionRecall:
 def density_coverage(x: SampleSet, y: SampleSet, k: int = 5) -> DensityCoverage:
     """Density and coverage of samples x against a reference y.
 
-    Naeem et al. (2020), equations 3 and 4, with the balls of `precision_recall` around y: density is
+    Naeem et al. (2020), with the balls of `precision_recall` around y: density is
     the mean number of balls that a sample lies in over k, coverage the share of balls that hold a
     sample. An outlier in y does little to either. For equal continuous laws E density = 1 and
-    E coverage = 1 - prod_{i=1..k} (m - i) / (n + m - i) (their lemma 2), in any dimension.
+    E coverage = 1 - prod_{i=1..k} (m - i) / (n + m - i), in any dimension.
 
     Args:
         x: samples (n, *event), n > k, or features.
@@ -79,7 +79,7 @@ def density_coverage(x: SampleSet, y: SampleSet, k: int = 5) -> DensityCoverage:
     return DensityCoverage(float(balls.mean()) / k, _share(filled), len(x), len(y))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Memorisation:
     """How near samples are to the training set, beside how near unseen data is.
 

@@ -27,6 +27,34 @@ def test_it_is_the_u_statistic(d):
     assert kid(FeatureSet(x), FeatureSet(y)) == kid(x, y)
 
 
+def half_diallel(h):
+    """Effects and residual variance of h_ij = mean + e_i + e_j + residual over pairs, by regression."""
+    n = len(h)
+    i, j = np.triu_indices(n, 1)
+    design = np.zeros((len(i), n))
+    design[np.arange(len(i)), i] = design[np.arange(len(i)), j] = 1
+    halves, *_ = np.linalg.lstsq(design, h[i, j], rcond=None)  # mean / 2 + e_i
+    residual = h[i, j] - design @ halves
+    return halves - halves.mean(), residual @ residual / (n * (n - 3) / 2)
+
+
+def test_the_standard_error_is_its_formula():
+    # The analysis of variance, each part from a regression.
+    x, y = normal(11, 2), 0.8 + 1.3 * normal(9, 2, seed=1)
+    h, (n, m) = (x @ y.T / 2 + 1).numpy() ** 3, (11, 9)
+    residual = h - h.mean(0) - h.mean(1)[:, None] + h.mean()
+    between = (residual**2).sum() / ((n - 1) * (m - 1))
+    variance = 4 * between / (n * m)
+    first = 0.0
+    for points, other, means in ((x, m, h.mean(1)), (y, n, h.mean(0))):
+        c = len(points)
+        effects, inner = half_diallel((points @ points.T / 2 + 1).numpy() ** 3)
+        first += 4 / c * (np.var(means - effects, ddof=1) - between / other - inner / (c - 2))
+        variance += 2 * inner / (c * (c - 1))
+    assert first > 0
+    assert kid(x, y).stderr == pytest.approx(math.sqrt(first + variance), rel=1e-10)
+
+
 def test_in_blocks(monkeypatch):
     x, y = normal(30, 3), 0.5 + normal(21, 3, seed=1)
     whole = kid(x, y)

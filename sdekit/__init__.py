@@ -6,7 +6,16 @@ against.
 
 from sdekit import data, metrics, networks, pde, schedules, testing, training
 from sdekit import sampling as samplers
-from sdekit.comparison import BiasTable, ErrorBudget, Table, compare, error_budget, sampler_bias
+from sdekit.comparison import (
+    BiasTable,
+    ErrorBudget,
+    SetTable,
+    Table,
+    compare,
+    compare_sets,
+    error_budget,
+    sampler_bias,
+)
 from sdekit.data import ExactDenoiser, GaussianMixture
 from sdekit.ddpm import DDPM
 from sdekit.denoisers import Denoiser, EDMPrecondition, NetworkDenoiser
@@ -61,11 +70,13 @@ __all__ = [
     "ReverseSDE",
     "Samples",
     "SdekitError",
+    "SetTable",
     "SubVP",
     "Table",
     "TrainResult",
     "bits_per_dim",
     "compare",
+    "compare_sets",
     "data",
     "decode",
     "dequantise",

@@ -3,6 +3,7 @@
 import math
 import re
 from functools import cache
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from sdekit.data import GaussianMixture
 from sdekit.metrics import (
     Floor,
+    assigned_wasserstein,
     energy_distance,
     floor,
     kl_divergence,
@@ -228,6 +230,38 @@ def test_sliced_flattens_events_and_keeps_to_its_seed():
     assert value != sliced_wasserstein(x, y, seed=6)
 
 
+# ---- Wasserstein by assignment -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("d", [1, 2, 40])
+def test_assignment_is_the_best_permutation(p, d):
+    # Also where the distances that are assigned come from a matrix product.
+    x, y = 100 + normal(6, d), 100.3 + normal(6, d, seed=1)
+    cost = (x[:, None] - y).norm(dim=2).pow(p)
+    best = min(float(cost[range(6), order].mean()) for order in permutations(range(6)))
+    assert assigned_wasserstein(x, y, p) == pytest.approx(best ** (1 / p), rel=1e-13)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_assignment_on_the_line_is_sorting(p):
+    x, y = normal(300), 1.5 * normal(300, seed=1) + 0.2
+    assert assigned_wasserstein(x, y, p) == pytest.approx(wasserstein_1d(x, y, p), rel=1e-13)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_assignment_is_a_metric_that_moves_and_scales(p):
+    x, y, z = (normal(50, 3, seed=s) * (1 + s) for s in range(3))
+    xy, yz, xz = (assigned_wasserstein(a, b, p) for a, b in ((x, y), (y, z), (x, z)))
+    assert assigned_wasserstein(x, x.flip(0), p) == 0
+    assert assigned_wasserstein(y, x, p) == pytest.approx(xy, rel=1e-14)
+    assert xz <= xy + yz
+    shift = torch.tensor([3.0, 0.0, 4.0], dtype=torch.float64)
+    assert assigned_wasserstein(x, x + shift, p) == pytest.approx(5, rel=1e-14)
+    assert assigned_wasserstein(-3 * x + 1, -3 * y + 1, p) == pytest.approx(3 * xy, rel=1e-13)
+    assert assigned_wasserstein(x[:, None], y[:, None], p) == xy
+
+
 # ---- energy distance -----------------------------------------------------------------------------
 
 
@@ -263,7 +297,7 @@ def test_energy_on_the_line_is_the_general_one():
 def test_energy_in_blocks(monkeypatch):
     x, y = normal(60, 2), 0.3 + normal(35, 2, seed=1)
     whole = energy_distance(x, y)
-    monkeypatch.setattr("sdekit.metrics._BLOCK", 1)
+    monkeypatch.setattr("sdekit.metrics.two_sample.BLOCK", 1)
     rows = energy_distance(x, y)
     assert rows.value == pytest.approx(whole.value, rel=1e-12)
     assert rows.stderr == pytest.approx(whole.stderr, rel=1e-12)
@@ -317,6 +351,16 @@ def test_energy_of_many_samples():
     weight, apart = 0.01 * stats.norm.pdf(at), folded(at - 1, 1) - folded(at, 1)
     variance = weight @ apart**2 - (weight @ apart) ** 2
     assert result.stderr == pytest.approx(math.sqrt(8 * variance / 1e4), rel=0.06)
+
+
+@pytest.mark.parametrize("d", [2, 3, 20])
+def test_energy_of_gaussians_in_space(d):
+    # E|N(0, s^2 I)| = s sqrt 2 Gamma((d+1)/2) / Gamma(d/2): scales 1 and 2, 200 replicates, four se.
+    radius = math.sqrt(2) * math.exp(math.lgamma((d + 1) / 2) - math.lgamma(d / 2))
+    expected = radius * (2 * math.sqrt(5) - math.sqrt(2) - 2 * math.sqrt(2))
+    x, y = normal(200, 30, d), 2 * normal(200, 25, d, seed=1)
+    values = np.array([energy_distance(a, b).value for a, b in zip(x, y, strict=True)])
+    assert abs(values.mean() - expected) < 4 * values.std() / math.sqrt(200)
 
 
 # ---- densities on a grid -------------------------------------------------------------------------
@@ -526,6 +570,11 @@ BAD = [
     (lambda: sliced_wasserstein(PLANE, PLANE, projections=1.5), TypeError, "projections .* 1.5"),
     (lambda: sliced_wasserstein(PLANE, PLANE, seed=-1), ValueError, "seed .* got -1"),
     (lambda: sliced_wasserstein(PLANE, PLANE, seed=True), TypeError, "seed .* got True"),
+    (lambda: assigned_wasserstein(PLANE, PLANE[:7]), ValueError, "equally many .* 8 and 7"),
+    (lambda: assigned_wasserstein(PLANE[:1], PLANE[:1]), ValueError, "x must hold at least 2"),
+    (lambda: assigned_wasserstein(PLANE, normal(8, 3)), ValueError, r"\(8, 2\) and \(8, 3\)"),
+    (lambda: assigned_wasserstein(PLANE, PLANE, 3), ValueError, "p must be 1 or 2, got 3"),
+    (lambda: assigned_wasserstein(normal(5001), normal(5001)), ValueError, "at most 5000 .* 5001"),
     (lambda: energy_distance(PLANE, PLANE[:3]), ValueError, "y must hold at least 4"),
     (lambda: energy_distance(PLANE, LINE), ValueError, r"\(8, 2\) and \(8,\)"),
     (

@@ -79,6 +79,25 @@ def test_the_blocks_on_data_run(tmp_path, monkeypatch, capsys):
     assert abs(gap.mean()) < 4 * gap.std() * (2 / 2_000) ** 0.5
 
 
+def test_the_blocks_on_metrics_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
+    names: dict[str, Any] = {"__name__": "metrics"}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "metrics.md", "exec"), names)
+    assert "FD-LeNet" in capsys.readouterr().out
+    assert names["fit"].accuracy > 0.9
+    assert 0.7 < names["floor"].mean / names["bias"] < 1.3
+    rows, floors = {row["set"]: row for row in names["table"].rows}, names["table"].floors
+    for column in ("FD", "KID", "energy"):
+        assert rows["one Gaussian"][column] > max(floors[column].values)
+        assert rows["training + noise 0.02"][column] < min(floors[column].values)
+    assert rows["training + noise 0.02"]["z"] > 20
+    # The table on the page has these sets, and the columns that are printed.
+    assert all(f"| {name} |" in text for name in rows)
+    assert "| set | n | FD-LeNet | KID | energy | precision | recall |" in text
+
+
 @pytest.mark.slow
 def test_the_blocks_on_comparing_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -123,9 +123,15 @@ def solve_fokker_planck_2d(
     widths = float(grid[0][1] - grid[0][0]), float(grid[1][1] - grid[1][0])
     states = []
     with problem.evaluating():
-        stops = (sign * clock).tolist()
+        first, *stops = (sign * problem.clock.reading(t) for t in (begin, *clock.tolist()))
         solve = integrate(
-            lambda s: problem.terms(sign * s), widths, averages, sign * begin, stops, tol
+            lambda s: problem.paced(sign * s),
+            widths,
+            averages,
+            first,
+            stops,
+            tol,
+            problem.clock.name,
         )
         for t, state in zip(clock.tolist(), solve, strict=True):
             check_walls(state.averages, grid, t)

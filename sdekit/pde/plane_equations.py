@@ -18,6 +18,7 @@ from sdekit.pde.splitting import Terms
 from sdekit.processes import Process
 from sdekit.sampling.front_door import evaluating
 from sdekit.sampling.reverse_sde import ReverseSDE
+from sdekit.schedules import Tabulated
 
 Edges = tuple[np.ndarray, np.ndarray]
 
@@ -48,6 +49,41 @@ class PlaneSDE:
         return f"PlaneSDE({drift}, {g})"
 
 
+@dataclass(frozen=True)
+class Clock:
+    """What steps are taken in: t, or B(t) of a tabulated chain, in which the rates of its process are smooth.
+
+    In t they jump at i / N: steps across many small jumps are off by more than their estimate can see.
+
+    Attributes:
+        chain: the schedule whose B it shows; None for t itself.
+    """
+
+    chain: Tabulated | None = None
+
+    @classmethod
+    def of(cls, process: Process) -> "Clock":
+        """That of a process."""
+        schedule = getattr(process, "schedule", None)
+        return cls(schedule if isinstance(schedule, Tabulated) else None)
+
+    @property
+    def name(self) -> str:
+        """What it shows."""
+        return "t" if self.chain is None else "B(t)"
+
+    def reading(self, t: float) -> float:
+        """What it shows at time t."""
+        return t if self.chain is None else float(self.chain.B(t))
+
+    def time(self, reading: float) -> tuple[float, float]:
+        """t and its rate of change."""
+        if self.chain is None:
+            return reading, 1.0
+        t = float(self.chain.inverse(reading))
+        return t, 1 / float(self.chain.beta(t))
+
+
 class PlaneEquation(ABC):
     """p_t = -div(a p) + D laplacian p, in a time that runs forwards or, where `backward`, backwards."""
 
@@ -56,6 +92,8 @@ class PlaneEquation(ABC):
     #: Where it starts unless told otherwise.
     start = 0.0
     backward = False
+    #: What steps are taken in.
+    clock = Clock()
 
     def __init__(self, given: Any, edges: Edges) -> None:
         self.given, self.edges = given, edges
@@ -66,6 +104,14 @@ class PlaneEquation(ABC):
     @abstractmethod
     def terms(self, t: float) -> Terms:
         """Drifts at the faces and D, per unit of time in the direction of the equation."""
+
+    def paced(self, reading: float) -> Terms:
+        """The terms per unit of the clock."""
+        t, rate = self.clock.time(reading)
+        low, high = self.span
+        drifts, spread = self.terms(min(max(t, low), high))  # the inverse may round
+        first, second = (rate * drift for drift in drifts)
+        return Terms((first, second), rate * spread)
 
     def law(self, law0: GaussianMixture | None, start: float, t: float) -> GaussianMixture | None:
         """The density at t of what has `law0` at `start`, where that is known."""
@@ -82,7 +128,7 @@ class LinearEquation(PlaneEquation):
     def __init__(self, process: Process, edges: Edges) -> None:
         super().__init__(process, edges)
         self.process = process
-        self.span = (0.0, process.horizon)
+        self.span, self.clock = (0.0, process.horizon), Clock.of(process)
         self.faces = tuple(edge[None, 1:-1] for edge in edges)
 
     def terms(self, t: float) -> Terms:
@@ -167,6 +213,7 @@ class ReverseEquation(PointwiseEquation):
         super().__init__(module, edges)
         self.denoiser, self.process = module.denoiser, module.denoiser.process
         self.span = (self.process.t_min, self.process.t_max)
+        self.clock = Clock.of(self.process)
         self.start = min(float(module.start), self.process.t_max)
         self.event = (2,) if module.event is None else module.event
         if math.prod(self.event) != 2:

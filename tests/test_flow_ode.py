@@ -21,7 +21,7 @@ class Moved(nn.Module):
     """The exact denoiser of data moved by `cond`."""
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        return TOY.denoiser(VP).data(x - VP.alpha(t)[:, None] * cond, t) + cond
+        return TOY.denoiser(VP).data(x - torch.as_tensor(VP.alpha(t))[:, None] * cond, t) + cond
 
 
 def test_every_method_of_torchdiffeq_is_offered_or_refused() -> None:

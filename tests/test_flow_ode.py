@@ -1,5 +1,6 @@
 """torchdiffeq's methods: what is refused and why, conditions by hand."""
 
+import math
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ class Moved(nn.Module):
     """The exact denoiser of data moved by `cond`."""
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        return TOY.denoiser(VP).data(x - VP.alpha(t)[:, None] * cond, t) + cond
+        return TOY.denoiser(VP).data(x - torch.as_tensor(VP.alpha(t))[:, None] * cond, t) + cond
 
 
 def test_every_method_of_torchdiffeq_is_offered_or_refused() -> None:
@@ -107,3 +108,26 @@ def test_jumping_rates_cost_nothing():
         assert (out.x - exact).abs().max() < 5e-6
         calls.append(out.nfe)
     assert calls[1] <= 1.1 * calls[0] < 130
+
+
+class CosineFlow(nn.Module):
+    """The velocity of data N(0.7, 0.25) under VP with the cosine schedule, written out."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        angle, first = (t + 0.008) / 1.008 * math.pi / 2, 0.008 / 1.008 * math.pi / 2
+        alpha = (angle.cos() / math.cos(first))[:, None]
+        slope = (-angle.sin() * math.pi / 2 / 1.008 / math.cos(first))[:, None]
+        return 0.7 * slope - 0.75 * alpha * slope / (1 - 0.75 * alpha**2) * (x - 0.7 * alpha)
+
+
+@pytest.mark.parametrize("method", ["dopri5", "dopri8", "bosh3"])
+def test_from_where_the_signal_has_vanished(method: str) -> None:
+    """At t = 1 alpha is 0 and beta infinite; the velocity is neither, and a network may tell it."""
+    process = sk.VP(schedule=sk.schedules.Cosine())
+    assert process.alpha(1.0) == 0
+    model = sk.NetworkDenoiser(CosineFlow(), process, prediction="velocity")
+    sampler = ss.FlowODE(method, rtol=1e-9, atol=1e-9)
+    out = sk.sample(model, (6, 1), sampler=sampler, x_init=STARTS, t_start=1.0, t_end=1e-2)
+    alpha = process.alpha(1e-2)
+    exact = 0.7 * alpha + (1 - 0.75 * alpha**2) ** 0.5 * STARTS
+    assert (out.x - exact).abs().max() < 1e-7

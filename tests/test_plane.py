@@ -384,6 +384,30 @@ def test_rates_that_jump():
     assert (apart <= 1e-4).all()
 
 
+@pytest.mark.parametrize("t", [0.05, 0.123])
+def test_steps_across_many_small_jumps_are_as_good_as_without(t):
+    # The chain of a smooth process; midway in a cell, too, its alpha is known.
+    chain, smooth, edges = sk.VP.from_betas(sk.VP().to_betas(100)), sk.VP(), grid(6, 84)
+    one = solve_fokker_planck_2d(chain, TILTED, edges, [t])
+    pace = smooth.time_at_log_snr(chain.log_snr(t))
+    other = solve_fokker_planck_2d(smooth, TILTED, edges, [pace])
+    assert l1(one.density, other.density, edges)[0] <= one.time_error[0] + other.time_error[0]
+    assert one.steps <= other.steps
+
+
+def test_a_chain_goes_back_across_its_jumps():
+    chain, smooth, edges = sk.VP.from_betas(sk.VP().to_betas(50)), sk.VP(), grid(6, 64)
+
+    def back(process, start, t):
+        module = sk.ReverseSDE(TILTED.denoiser(process))
+        law = TILTED.at(process, start)
+        return solve_fokker_planck_2d(module, law, edges, [t], start=start)
+
+    start, t = (smooth.time_at_log_snr(chain.log_snr(u)) for u in (0.613, 0.207))
+    one, other = back(chain, 0.613, 0.207), back(smooth, start, t)
+    assert l1(one.density, other.density, edges)[0] <= one.time_error[0] + other.time_error[0]
+
+
 # ---------------------------------------------------------------------------- models and inputs
 
 

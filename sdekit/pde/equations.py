@@ -20,6 +20,7 @@ from sdekit.data.mixtures import ExactDenoiser, GaussianMixture
 from sdekit.denoisers import Denoiser, device_of
 from sdekit.errors import NumericsError, check_choice, check_number
 from sdekit.pde.coordinates import RAW, Coordinates
+from sdekit.pde.pace import Pace
 from sdekit.pde.sde import SDE
 from sdekit.processes import Process
 from sdekit.sampling.flow_ode import ProbabilityFlow
@@ -58,6 +59,8 @@ class Equation(ABC):
     backward = False
     #: Whether it runs either way.
     two_way = False
+    #: What steps in time are best taken in.
+    pace = Pace()
 
     def __init__(self, given: Any, coordinates: Coordinates, dim: int) -> None:
         self.given, self.coordinates, self.dim = given, coordinates, dim
@@ -105,7 +108,7 @@ class LinearEquation(Equation):
 
     def __init__(self, process: Process, coordinates: Coordinates, dim: int) -> None:
         super().__init__(process, coordinates, dim)
-        self.process = process
+        self.process, self.pace = process, Pace.of(process)
         self.span = (0.0, process.horizon)
 
     def terms(self, u: np.ndarray, t: float) -> Terms:
@@ -169,7 +172,7 @@ class ModelEquation(Equation):
         super().__init__(module, coordinates, dim)
         self.denoiser, self.process = module.denoiser, module.denoiser.process
         self.span = (self.process.t_min, self.process.t_max)
-        self.start = self.process.t_max
+        self.start, self.pace = self.process.t_max, Pace.of(self.process)
         # A ReverseSDE says how the model's states are shaped.
         self.event = getattr(module, "event", None) or (dim,)
         if math.prod(self.event) != dim:

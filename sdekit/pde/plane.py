@@ -116,12 +116,13 @@ def solve_fokker_planck_2d(
     clock = check_times(times, begin, problem)
     averages, law = plane_averages(density0, grid)
     check_grid(problem, averages, law, grid, begin, clock.tolist())
-    sign = -1.0 if problem.backward else 1.0
+    sign, pace = -1.0 if problem.backward else 1.0, problem.pace
     widths = float(grid[0][1] - grid[0][0]), float(grid[1][1] - grid[1][0])
     states = []
     with problem.evaluating():
-        stops = (sign * clock).tolist()
-        solve = integrate(face_terms(problem, grid), widths, averages, sign * begin, stops, tol)
+        first, *stops = (sign * pace.reading(t) for t in (begin, *clock.tolist()))
+        terms = face_terms(problem, grid)
+        solve = integrate(terms, widths, averages, first, stops, tol, pace.name)
         for t, state in zip(clock.tolist(), solve, strict=True):
             check_ends(state.averages, grid, t)
             states.append(state)
@@ -131,7 +132,7 @@ def solve_fokker_planck_2d(
 
 
 def face_terms(equation: Equation, edges: Edges) -> Callable[[float], FaceTerms]:
-    """The terms at the interior faces as a function of a clock that increases.
+    """The terms at the interior faces, per unit of its pace, as a function of a clock that increases.
 
     A drift a = f x is that of every line along an axis. Any other is asked for once a cell and carried to
     the faces: cubic interpolation from the centres of four cells costs half of what evaluation at the faces
@@ -142,12 +143,14 @@ def face_terms(equation: Equation, edges: Edges) -> Callable[[float], FaceTerms]
     grid = np.stack(np.meshgrid(*centers, indexing="ij"), -1)
 
     def terms(s: float) -> FaceTerms:
-        drift, spread, slope = equation.terms(grid.reshape(-1, 2), sign * s)
+        (t, rate), (low, high) = equation.pace.time(sign * s), equation.span
+        t = min(max(t, low), high)  # the inverse of a clock may round
+        drift, spread, slope = equation.terms(grid.reshape(-1, 2), t)
         if slope is None:
-            first, second = np.moveaxis(drift.reshape(grid.shape), -1, 0)
-            return FaceTerms((_at_faces(first.T), _at_faces(second)), spread)
-        first, second = (slope * edge[None, 1:-1] for edge in edges)
-        return FaceTerms((first, second), spread)
+            first, second = np.moveaxis(rate * drift.reshape(grid.shape), -1, 0)
+            return FaceTerms((_at_faces(first.T), _at_faces(second)), rate * spread)
+        first, second = (rate * slope * edge[None, 1:-1] for edge in edges)
+        return FaceTerms((first, second), rate * spread)
 
     return terms
 

@@ -75,8 +75,9 @@ def integrate(
     start: float,
     times: Sequence[float],
     tol: float,
+    clock: str = "t",
 ) -> Iterator[State]:
-    """Yield the state at each of the increasing `times`.
+    """Yield the state at each of the increasing `times`, which errors call by the name of their `clock`.
 
     Two steps are held against one of twice the length, and kept if the L1 norm of the error that this
     suggests, a third of the difference, is at most `tol`. The equation brings any two densities closer
@@ -98,7 +99,7 @@ def integrate(
             half = step(between, there, widths, stop - middle, half)
             error = math.prod(widths) * float(np.abs(half - whole).sum()) / 3
             if not (math.isfinite(error) and t < middle < stop):
-                raise NumericsError(f"the time step failed at t = {abs(t):g} (dt = {dt:g})")
+                raise NumericsError(f"the time step failed at {clock} = {abs(t):g} (step {dt:g})")
             factor = min(5.0, max(0.2, 0.9 * (tol / error) ** (1 / 3))) if error > 0 else 5.0
             proposal = factor * (stop - t)
             if error > tol:

@@ -57,7 +57,16 @@ class NoiseClock:
         least, most = float(process.log_snr(high)), float(process.log_snr(low))
         t = float(process.time_at_log_snr(min(max(log_snr, least), most)))
         t = min(max(t, low), high)
+        return t, self._rate(t)
+
+    def _rate(self, t: float) -> float:
+        """dt / du."""
+        process = self.process
+        near = process.t_max
+        if t > near and not all(map(math.isfinite, process.slopes(t))):
+            # At T, where alpha = 0, the slopes of some schedules are 0 times infinity; u has a slope there.
+            return 2 * (t - near) / (self.reading(t) - self.reading(near)) - self._rate(near)
         alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
         growth, spread = (float(slope) for slope in process.slopes(t))
         length = math.hypot(alpha, sigma)
-        return t, length * (length if self.fades else alpha) / (alpha * spread - sigma * growth)
+        return length * (length if self.fades else alpha) / (alpha * spread - sigma * growth)

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 
 from sdekit.data.mixtures import GaussianMixture
+from sdekit.pde import PlaneSolution, Solution
 from sdekit.plotting import COLOURS, DASHES, figure_of, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from sdekit.pde import PlaneSolution, Solution
 
 #: Contours, as shares of the largest density of the image.
 _LEVELS = (0.02, 0.1, 0.3, 0.6)
@@ -37,30 +36,29 @@ def density_picture(
 ) -> Figure:
     """Densities on a line, a row a solution: the image over (t, x), and slices at four telling times.
 
+    A solution in scaled coordinates is shown in them: the density of u = x / s(t) over (t, u).
+
     Args:
         solutions: by name, a solution at two times or more and the exact law at each of them, or None. The
             slices are spread so that the density changes as much from each to the next; triangles show where
             they are.
         title: above all.
     """
-    for name, (solution, laws) in solutions.items():
-        if len(solution.times) < 2:
-            raise ValueError(f"solutions[{name!r}] must have at least 2 times, got 1")
-        _check_laws(laws, len(solution.times), 1)
+    _check_solutions(solutions)
     figure, panels = figure_of(len(solutions), 2, (9.4, 3.3 * len(solutions) + 0.5))
     for row, (name, (solution, laws)) in enumerate(solutions.items()):
         film, slices = panels[2 * row : 2 * row + 2]
-        exact = (
-            None if laws is None else np.stack([_on_line(law, solution.centers) for law in laws])
-        )
-        shown = _telling(solution.density)
-        seen = _in_view(solution.density.max(0), solution.edges)
-        image = _film(film, solution, exact)
-        film.set(xlabel="t", ylabel="x", ylim=seen)
+        density, exact = _densities(solution, laws)
+        shown = _telling(density)
+        seen = _in_view(density.max(0), solution.edges)
+        image = _film(film, solution, density, exact)
+        scaled = solution.coordinates.process is not None
+        place, height = ("u = x / s(t)", "density of u") if scaled else ("x", "density")
+        film.set(xlabel="t", ylabel=place, ylim=seen)
         film.set_title(name, pad=11)
-        figure.colorbar(image, ax=film, label="density")
-        _slices(slices, solution, exact, shown)
-        slices.set(xlabel="x", ylabel="density", xlim=seen)
+        figure.colorbar(image, ax=film, label=height)
+        _slices(slices, solution, density, exact, shown)
+        slices.set(xlabel=place, ylabel=height, xlim=seen)
         slices.set_title(f"{name}, at the triangles", pad=11)
         for k, i in enumerate(shown):
             above: Any = {"transform": film.get_xaxis_transform(), "clip_on": False, "ms": 5}
@@ -81,6 +79,8 @@ def plane_picture(
         laws: the exact law at each of them, or None.
         title: above all.
     """
+    if not isinstance(solution, PlaneSolution):
+        raise TypeError(f"solution must be a PlaneSolution, got {type(solution).__name__}")
     count = len(solution.times)
     if count > 8:
         raise ValueError(f"solution must have at most 8 times to show, got {count}")
@@ -108,6 +108,20 @@ def plane_picture(
     return figure
 
 
+def _check_solutions(solutions: Any) -> None:
+    if not isinstance(solutions, Mapping):
+        given = type(solutions).__name__
+        raise TypeError(f"solutions must be a dict, name: (solution, laws or None), got {given}")
+    for name, pair in solutions.items():
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], Solution)):
+            given = type(pair).__name__
+            raise TypeError(f"solutions[{name!r}] must be (a Solution, laws or None), got {given}")
+        solution, laws = pair
+        if len(solution.times) < 2:
+            raise ValueError(f"solutions[{name!r}] must have at least 2 times, got 1")
+        _check_laws(laws, len(solution.times), 1)
+
+
 def _check_laws(laws: Sequence[GaussianMixture] | None, times: int, dim: int) -> None:
     if laws is None:
         return
@@ -118,21 +132,32 @@ def _check_laws(laws: Sequence[GaussianMixture] | None, times: int, dim: int) ->
             raise ValueError(f"laws must be mixtures with d = {dim}, got {law!r}")
 
 
-def _film(axes: Axes, solution: Solution, exact: np.ndarray | None) -> Any:
+def _densities(
+    solution: Solution, laws: Sequence[GaussianMixture] | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The density over the coordinate of `edges`, and the exact one: s times those of x = s u."""
+    scale = solution.scale
+    if laws is None:
+        return solution.density * scale[:, None], None
+    exact = [s * _on_line(law, x) for law, x, s in zip(laws, solution.x, scale, strict=True)]
+    return solution.density * scale[:, None], np.stack(exact)
+
+
+def _film(axes: Axes, solution: Solution, density: np.ndarray, exact: np.ndarray | None) -> Any:
     """The image over (t, x), with contours; earlier solved times to the left."""
-    times, peak = solution.times, float(solution.density.max())
+    times, peak = solution.times, float(density.max())
     middles = (times[1:] + times[:-1]) / 2
     image = axes.pcolormesh(
         np.concatenate([times[:1], middles, times[-1:]]),
         solution.edges,
-        solution.density.T,
+        density.T,
         **_image(peak),
     )
     levels = [share * peak for share in _LEVELS]
     if exact is not None:
         contours = axes.contour(times, solution.centers, exact.T, levels, **_EXACT)
         contours.set(path_effects=_rim())
-    axes.contour(times, solution.centers, solution.density.T, levels, **_SOLVED)
+    axes.contour(times, solution.centers, density.T, levels, **_SOLVED)
     axes.set_xlim(times[0], times[-1])
     axes.grid(False)
     return image
@@ -151,7 +176,13 @@ def _frame(axes: Axes, solution: PlaneSolution, i: int, law: GaussianMixture | N
     axes.grid(False)
 
 
-def _slices(axes: Axes, solution: Solution, exact: np.ndarray | None, shown: Sequence[int]) -> None:
+def _slices(
+    axes: Axes,
+    solution: Solution,
+    density: np.ndarray,
+    exact: np.ndarray | None,
+    shown: Sequence[int],
+) -> None:
     """Densities at some times; the exact one is broad and grey, under the other."""
     for k, i in enumerate(shown):
         if exact is not None:
@@ -159,7 +190,7 @@ def _slices(axes: Axes, solution: Solution, exact: np.ndarray | None, shown: Seq
             axes.plot(solution.centers, exact[i], color="#D4D4D4", lw=5, label=label)
         style: Any = {"color": COLOURS[k], "ls": DASHES[k], "lw": 1.6}
         label = f"t = {solution.times[i]:.3g}"
-        axes.plot(solution.centers, solution.density[i], label=label, **style)
+        axes.plot(solution.centers, density[i], label=label, **style)
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=8)
 

@@ -146,10 +146,36 @@ def test_the_film_is_the_check_at_many_times():
         assert max(run.l1_errors()) <= 2e-4
 
 
+def test_a_solution_in_scaled_coordinates_is_drawn_in_them_over_the_same_law():
+    process, times = sk.VE(), np.linspace(0.05, 1, 9)
+    laws = [two_mode().at(process, t) for t in times]
+    solution = solve_fokker_planck(process, two_mode(), EDGES, times, coordinates="scaled")
+    film, slices = density_picture({"VE": (solution, laws)}).axes[:2]
+    assert (film.get_ylabel(), slices.get_xlabel()) == ("u = x / s(t)",) * 2
+    assert slices.get_ylabel() == "density of u"
+    image = drawn(film)[0].get_array()
+    # Each column is a density of u: x and u have the same mass.
+    np.testing.assert_allclose(image.sum(0) * 0.1, 1, atol=1e-6)
+    exact, *solved = [line.get_ydata() for line in slices.get_lines()[:2]]
+    # Cell averages are off the value at the middle by h^2 / 24 times the second derivative.
+    np.testing.assert_allclose(solved[0], exact, atol=0.1**2 / 24 * 0.7 / 0.16 * 1.1)
+    last = slices.get_lines()[-2:]
+    s = solution.scale[-1]
+    assert s > 40
+    law = sk.GaussianMixture([0.3, 0.7], [-1.4 / s, 0.6 / s], laws[-1].variances[0, 0].sqrt() / s)
+    pdf = law.log_prob(torch.from_numpy(solution.centers)[:, None]).exp()
+    np.testing.assert_allclose(last[0].get_ydata(), pdf, rtol=1e-9)
+    np.testing.assert_allclose(last[1].get_ydata(), pdf, atol=0.1**2 / 24 * 0.4 * 1.1)
+
+
 ONE = in_order(LINE, TIMES[:1])
 test_bad_input = bad_input(
     [
         ("one time", lambda: density_picture({"a": (ONE, None)}), ValueError, ["'a'", "2 times"]),
+        ("no names", lambda: density_picture(LINE), TypeError, ["solutions", "dict", "Solution"]),  # type: ignore[arg-type]
+        ("no pair", lambda: density_picture({"a": LINE}), TypeError, ["'a'", "laws or None"]),  # type: ignore[dict-item]
+        ("a plane", lambda: density_picture({"a": (PLANE, None)}), TypeError, ["a Solution"]),  # type: ignore[dict-item]
+        ("a line", lambda: plane_picture(LINE), TypeError, ["PlaneSolution", "got Solution"]),  # type: ignore[arg-type]
         (
             "laws missing",
             lambda: density_picture({"a": (LINE, LAWS[:3])}),

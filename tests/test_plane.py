@@ -484,7 +484,13 @@ test_bad_input = bad_input(
             "drift type",
             call(equation=PlaneSDE(lambda x, t: 0.0, 1.0)),
             ValueError,
-            ["drift", "0.0"],
+            ["drift", "got float"],
+        ),
+        (
+            "drift infinite on the way",
+            call(equation=PlaneSDE(lambda x, t: x / (0.03 - t) ** 2, 1.0)),
+            sk.NumericsError,
+            ["step"],
         ),
         (
             "drift nan",

@@ -150,7 +150,9 @@ class GeneralEquation(Equation):
         """The two functions at t, checked."""
         drift = self.given.drift(torch.from_numpy(u.copy()), t)
         if not isinstance(drift, Tensor) or drift.shape != u.shape:
-            given = f"shape {tuple(drift.shape)}" if isinstance(drift, Tensor) else repr(drift)
+            given = (
+                f"shape {tuple(drift.shape)}" if isinstance(drift, Tensor) else type(drift).__name__
+            )
             raise ValueError(
                 f"drift must return a tensor of the shape of x, {u.shape}, got {given}"
             )

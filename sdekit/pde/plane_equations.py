@@ -143,7 +143,9 @@ class GeneralEquation(PointwiseEquation):
         # A drift that works in place must not move the points.
         drift = self.given.drift(x.clone(), t)
         if not isinstance(drift, Tensor) or drift.shape != x.shape:
-            found = f"shape {tuple(drift.shape)}" if isinstance(drift, Tensor) else repr(drift)
+            found = (
+                f"shape {tuple(drift.shape)}" if isinstance(drift, Tensor) else type(drift).__name__
+            )
             raise ValueError(
                 f"drift must return a tensor of the shape of x, {tuple(x.shape)}, got {found}"
             )

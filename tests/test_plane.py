@@ -488,7 +488,7 @@ test_bad_input = bad_input(
         ),
         (
             "drift infinite on the way",
-            call(equation=PlaneSDE(lambda x, t: x / (0.03 - t) ** 2, 1.0)),
+            call(equation=PlaneSDE(lambda x, t: -x / (t - 0.03), 1.0)),
             sk.NumericsError,
             ["step"],
         ),

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 
 from sdekit.data.mixtures import GaussianMixture
+from sdekit.pde import PlaneSolution, Solution
 from sdekit.plotting import COLOURS, DASHES, figure_of, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from sdekit.pde import PlaneSolution, Solution
 
 #: Contours, as shares of the largest density of the image.
 _LEVELS = (0.02, 0.1, 0.3, 0.6)
@@ -45,10 +44,7 @@ def density_picture(
             they are.
         title: above all.
     """
-    for name, (solution, laws) in solutions.items():
-        if len(solution.times) < 2:
-            raise ValueError(f"solutions[{name!r}] must have at least 2 times, got 1")
-        _check_laws(laws, len(solution.times), 1)
+    _check_solutions(solutions)
     figure, panels = figure_of(len(solutions), 2, (9.4, 3.3 * len(solutions) + 0.5))
     for row, (name, (solution, laws)) in enumerate(solutions.items()):
         _row(panels[2 * row : 2 * row + 2], name, solution, laws)
@@ -68,6 +64,8 @@ def plane_picture(
         laws: the exact law at each of them, or None.
         title: above all.
     """
+    if not isinstance(solution, PlaneSolution):
+        raise TypeError(f"solution must be a PlaneSolution, got {type(solution).__name__}")
     count = len(solution.times)
     if count > 8:
         raise ValueError(f"solution must have at most 8 times to show, got {count}")
@@ -93,6 +91,20 @@ def plane_picture(
     _contour_legend(figure, laws is not None)
     figure.suptitle(title)
     return figure
+
+
+def _check_solutions(solutions: Any) -> None:
+    if not isinstance(solutions, Mapping):
+        given = type(solutions).__name__
+        raise TypeError(f"solutions must be a dict, name: (solution, laws or None), got {given}")
+    for name, pair in solutions.items():
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], Solution)):
+            given = type(pair).__name__
+            raise TypeError(f"solutions[{name!r}] must be (a Solution, laws or None), got {given}")
+        solution, laws = pair
+        if len(solution.times) < 2:
+            raise ValueError(f"solutions[{name!r}] must have at least 2 times, got 1")
+        _check_laws(laws, len(solution.times), 1)
 
 
 def _check_laws(laws: Sequence[GaussianMixture] | None, times: int, dim: int) -> None:

@@ -90,6 +90,12 @@ K = torch.arange(4)
 test_bad_input = bad_input(
     [
         (
+            "no tensor",
+            lambda: sk.bits_per_dim(sk.VP(), 2, dequantised=True),  # type: ignore[arg-type]
+            TypeError,
+            ["logp must be a tensor", ".value", "VP"],
+        ),
+        (
             "lattice",
             lambda: sk.bits_per_dim(0.0, 1, dequantised=False),
             ValueError,

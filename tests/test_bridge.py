@@ -310,6 +310,12 @@ def bridge():
 
 test_bad_input = bad_input(
     [
+        (
+            "drift of an array",
+            lambda: of()().drift(np.zeros(3), 0.5),
+            TypeError,
+            ["x must be a torch.Tensor", "ndarray"],
+        ),
         ("law", of(p0=3.0), TypeError, ["p0", "log_prob and quantile", "float"]),
         ("plane", of(p1=GaussianMixture(None, [[0.0, 0.0]], stds=1.0)), TypeError, ["p1", "d = 2"]),
         ("atom", of(p1=gaussian(0.0, 0.0)), ValueError, ["p1", "standard deviation 0"]),

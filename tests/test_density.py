@@ -228,6 +228,18 @@ def test_repr_says_what_is_wrong():
     assert repr(law) == "Density1D(t=0.1, 601 points, error=1.0e-09, mass off by 1e-02)"
 
 
+def test_nan_stays_nan():
+    law, x = on_grid(TARGET), torch.tensor([math.nan, math.inf, -math.inf]).double()
+    for function, ends in [
+        (law.cdf, (1.0, 0.0)),
+        (law.survival, (0.0, 1.0)),
+        (law.pdf, (0.0, 0.0)),
+    ]:
+        value = function(x)
+        assert value[0].isnan()
+        assert tuple(value[1:].tolist()) == ends
+
+
 test_bad_input = bad_input(
     [
         ("target", lambda: on_grid(TARGET).kl("normal"), TypeError, ["target", "str"]),

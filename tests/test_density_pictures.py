@@ -185,6 +185,10 @@ ONE = in_order(LINE, TIMES[:1])
 test_bad_input = bad_input(
     [
         ("one time", lambda: density_picture({"a": (ONE, None)}), ValueError, ["'a'", "2 times"]),
+        ("no names", lambda: density_picture(LINE), TypeError, ["solutions", "dict", "Solution"]),  # type: ignore[arg-type]
+        ("no pair", lambda: density_picture({"a": LINE}), TypeError, ["'a'", "laws or None"]),  # type: ignore[dict-item]
+        ("a plane", lambda: density_picture({"a": (PLANE, None)}), TypeError, ["a Solution"]),  # type: ignore[dict-item]
+        ("a line", lambda: plane_picture(LINE), TypeError, ["PlaneSolution", "got Solution"]),  # type: ignore[arg-type]
         (
             "laws missing",
             lambda: density_picture({"a": (LINE, LAWS[:3])}),

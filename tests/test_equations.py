@@ -340,7 +340,10 @@ test_bad_input = bad_input(
         ("diffusion negative", lambda: SDE(well, -1.0), ValueError, ["diffusion", "-1.0"]),
         ("diffusion a flag", lambda: SDE(well, True), TypeError, ["diffusion", "True"]),
         ("drift a number", call(SDE(lambda x, t: 0.0, 1.0)), ValueError,  # type: ignore[arg-type]
-         ["drift must", "(199,)", "0.0"]),
+         ["drift must", "(199,)", "float"]),
+        ("drift an array", call(SDE(lambda x, t: -x.numpy(), 1.0)), ValueError, ["got ndarray"]),  # type: ignore[arg-type]
+        ("drift infinite on the way", call(SDE(lambda x, t: -x / (t - 0.03), 1.0)), sk.NumericsError,
+         ["step has shrunk", "t = 0.02999"]),
         ("drift a column", call(SDE(lambda x, t: x[:, None], 1.0)), ValueError, ["(199, 1)"]),
         ("g turns negative", call(SDE(well, lambda t: 0.1 - t)), ValueError, ["diffusion(t)", "-0."]),
         ("drift not finite", call(SDE(lambda x, t: x / 0, 1.0)), sk.NumericsError,

@@ -488,7 +488,7 @@ class Normal01:
 
 test_bad_input = bad_input(
     [
-        ("denoiser", refused("x"), TypeError, ["denoiser must be a Denoiser", "'x'"]),
+        ("denoiser", refused("x"), TypeError, ["denoiser must be a Denoiser", "got str"]),
         ("x-type", refused(x=[1.0]), TypeError, ["x must be a torch.Tensor, got list"]),
         ("x-int", refused(x=torch.ones(4, 2).int()), TypeError, ["x must be a floating", "int32"]),
         ("x-half", refused(x=X.half()), ValueError, ["x must be float32 or float64", "float16"]),

@@ -335,7 +335,7 @@ BAD = [
     ("end without node", lambda: ss.ComputedPlan(VP, (1.0, 0.5), (0, None), ((),)), ValueError, ["nodes"]),
     ("weights shape", lambda: ss.ComputedPlan(VP, (1.0, 0.5), (0, 1), ((1.0,),)), ValueError, ["[1]"]),
     ("weights nan", lambda: ss.ComputedPlan(VP, (1, 0.5, 0.1), (0, 1, 2), NANS), ValueError, ["[1][0]"]),
-    ("denoiser", lambda: ss.optimise_grid("model", AB, 5), TypeError, ["denoiser", "'model'"]),
+    ("denoiser", lambda: ss.optimise_grid("model", AB, 5), TypeError, ["denoiser", "got str"]),
     ("no plan", lambda: ss.optimise_grid(MODEL, ss.FlowODE(), 5), TypeError, ["PlanSampler", "FlowODE"]),
     ("stochastic", lambda: ss.optimise_plan(MODEL, ss.EulerMaruyama(), 5), ValueError, ["draws normals"]),
     ("computed", lambda: ss.optimise_plan(MODEL, computed(), 5), ValueError, ["grid of its own"]),

@@ -539,7 +539,13 @@ test_bad_input = bad_input(
             "drift type",
             call(equation=SDE(lambda x, t: 0.0, 1.0)),
             ValueError,
-            ["drift", "0.0"],
+            ["drift", "got float"],
+        ),
+        (
+            "drift infinite on the way",
+            call(equation=SDE(lambda x, t: -x / (t - 0.03), 1.0)),
+            sk.NumericsError,
+            ["step"],
         ),
         (
             "drift nan",

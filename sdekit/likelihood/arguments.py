@@ -24,7 +24,8 @@ def check_points(denoiser: Denoiser, x: Tensor, name: str = "x") -> None:
     """Raise unless this is a denoiser and x a finite float32 or float64 batch (n, *event), n >= 1."""
     if not isinstance(denoiser, Denoiser):
         raise TypeError(
-            f"denoiser must be a Denoiser such as sk.NetworkDenoiser(network, process), got {denoiser!r}"
+            "denoiser must be a Denoiser such as sk.NetworkDenoiser(network, process), got"
+            f" {type(denoiser).__name__}"
         )
     check_finite(name, x)
     if x.dtype not in (torch.float32, torch.float64):

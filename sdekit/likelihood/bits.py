@@ -39,7 +39,13 @@ def bits_per_dim(
     Warns:
         UserWarning: the mean is negative though there are levels; most likely `scale` is not that of x.
     """
-    logp = torch.as_tensor(logp, dtype=torch.float64)
+    try:
+        logp = torch.as_tensor(logp, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        given = type(logp).__name__
+        raise TypeError(
+            f"logp must be a tensor of log densities, such as log_likelihood(...).value, got {given}"
+        ) from None
     if torch.isnan(logp).any():
         raise ValueError("logp must not have NaN")
     dims = check_integer("dims", dims, 1)

@@ -53,9 +53,25 @@ def integrate(
             factor = min(5.0, max(0.2, 0.9 * (tol / size) ** exponent)) if size > 0 else 5.0
             proposal = factor * (stop - t)
             if size > tol:
+                check_shrinks(t, proposal)
                 dt = proposal
                 continue
             # A step cut short by an output says nothing against the step before it.
             dt = max(dt, proposal) if stop == end else proposal
             t, y, accepted = stop, new, accepted + 1
         yield y, accepted
+
+
+def check_shrinks(t: float, dt: float) -> None:
+    """Refuse a step that its error would have shorter than 1e-13 of the time it starts from.
+
+    Near a time where the terms are infinite the steps shrink towards it without end: they are accepted now
+    and then, but get nowhere, and one of a few units in the last place rounds back to what it was.
+
+    Raises:
+        NumericsError: the step is that short.
+    """
+    if dt < 1e-13 * abs(t):
+        raise NumericsError(
+            f"the time step has shrunk to {dt:.1e} at t = {abs(t):.15g}: is something infinite there?"
+        )

@@ -162,10 +162,10 @@ class SchrodingerBridge1D:
     def drift(self, x: Tensor, t: float) -> Tensor:
         """f x + g^2 d/dx log E[phi1(X_T) | X_t = x], of the bridge's own SDE; any shape, t in [0, T)."""
         t = check_number("t", t, 0.0, self.reference.horizon, open_high=True)
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(
-                f"x must be a floating-point tensor, got {getattr(x, 'dtype', type(x))}"
-            )
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
+        if not x.is_floating_point():
+            raise TypeError(f"x must be a floating-point tensor, got {x.dtype}")
         f, g2 = (float(c) for c in self.reference.rates(t))
         z = x.detach().flatten().double().cpu()
         points, _, scale, _, std = seen = self._seen(1, t)

@@ -188,7 +188,8 @@ class Density1D:
         points = torch.as_tensor(x, dtype=torch.float64).detach().cpu().numpy()
         flat = points.ravel()
         inside = (flat >= self.x[0]) & (flat <= self.x[-1])
-        out = np.where(flat < self.x[0], left, right)
+        # NaN is neither left nor right of anything.
+        out = np.where(flat < self.x[0], left, np.where(flat > self.x[-1], right, np.nan))
         out[inside] = function(_inverse(self._x, self.nodes, self.x, flat[inside]))
         return torch.from_numpy(out.reshape(points.shape))
 

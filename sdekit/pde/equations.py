@@ -156,7 +156,8 @@ class GeneralEquation(Equation):
     def _drift(self, x: Tensor, t: float) -> Tensor:
         shape, drift = x.shape, self.given.drift(x, t)
         if not isinstance(drift, Tensor) or drift.shape != shape:
-            found = f"shape {tuple(drift.shape)}" if isinstance(drift, Tensor) else repr(drift)
+            tensor = isinstance(drift, Tensor)
+            found = f"shape {tuple(drift.shape)}" if tensor else type(drift).__name__
             raise ValueError(
                 f"drift must return a tensor of the shape of x, {tuple(shape)}, got {found}"
             )

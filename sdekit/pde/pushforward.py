@@ -135,7 +135,7 @@ def _judged(push: "_Push", points: int, coarse: Density1D | None = None) -> Dens
     if not (law.folded or coarse.folded):
         error = law.tv(coarse)
         if error > _UNRESOLVED:
-            alarms.append(f"not resolved by {len(law.nodes)} points")
+            alarms.append(f"not resolved by {len(law.nodes)} points: give more")
     if abs(law.mass - 1) > _MASS:
         alarms.append(f"mass off by {law.mass - 1:.0e}")
     if law.folded:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sdekit.errors import NumericsError
+from sdekit.pde.adaptive import check_shrinks
 from sdekit.pde.scharfetter_gummel import Tridiagonal, generator
 
 #: With the trapezoidal part 2 - sqrt 2 of a step, both stages of TR-BDF2 have one matrix, I - _STAGE dt M.
@@ -103,6 +104,7 @@ def integrate(
             factor = min(5.0, max(0.2, 0.9 * (tol / error) ** (1 / 3))) if error > 0 else 5.0
             proposal = factor * (stop - t)
             if error > tol:
+                check_shrinks(t, proposal)
                 dt = proposal
                 continue
             # Steps cut short by an output say nothing against those before.

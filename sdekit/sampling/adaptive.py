@@ -36,7 +36,7 @@ class AdaptiveDPMSolver(Sampler):
 
     The grid gives the first and the last time; states at the times between are read off the steps to second
     order, without further calls, and reported when all have arrived. `Samples.nfe_per_sample` has what each
-    sample cost: at equal error half of what dopri5 takes on two modes of width 0.02, one and a half times as
+    sample cost: at equal error two thirds of what dopri5 takes on two modes of width 0.02, twice as
     much on modes of width 0.4.
 
     Args:

@@ -244,7 +244,8 @@ def check_parts(denoiser: Any, sampler: Any, final: Any, callback: Any = None) -
     """Refuse what is no denoiser, sampler, ending or callback."""
     if not isinstance(denoiser, Denoiser):
         raise TypeError(
-            f"denoiser must be a Denoiser such as sk.NetworkDenoiser(network, process), got {denoiser!r}"
+            "denoiser must be a Denoiser such as sk.NetworkDenoiser(network, process), got"
+            f" {type(denoiser).__name__}"
         )
     if not isinstance(sampler, Sampler):
         raise TypeError(f"sampler must be a Sampler such as sk.samplers.DDIM(), got {sampler!r}")

@@ -241,7 +241,7 @@ class _Task:
         weights: bool,
     ) -> None:
         if not isinstance(denoiser, Denoiser):
-            raise TypeError(f"denoiser must be a Denoiser, got {denoiser!r}")
+            raise TypeError(f"denoiser must be a Denoiser, got {type(denoiser).__name__}")
         _check_sampler(sampler)
         self.sampler, self.weights = sampler, weights
         self.steps = check_integer("steps", steps, 2)

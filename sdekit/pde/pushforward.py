@@ -29,8 +29,10 @@ from sdekit.sampling.front_door import check_parts, checked_times, evaluating
 from sdekit.sampling.grids import TimeGrid
 from sdekit.sampling.plan import Plan, Register
 
-#: Nodes of the first try: a noise smooths what follows, a flow between modes is steep. And of the last.
-NOISY, STEEP, MOST = 512, 4096, 16384
+#: Nodes of the first try: a noise smooths what follows, a flow between modes is steep.
+NOISY, STEEP = 512, 4096
+#: Nodes of the last, of a plan; another program is not run again, since its steps may change with the nodes.
+MOST = 65536
 #: Total variation between two laws, one on half the nodes of the other, that ends the doubling.
 ENOUGH = 1e-6
 #: The start is followed this many of its standard deviations out: beyond is less than 1e-15 of it.
@@ -71,7 +73,7 @@ def sampler_density(
         start: law at the first time: "prior", "exact" (that of the data there; exact denoisers only), or any
             1-D mixture.
         points: nodes. If not given they double from 512 (4,096 for a flow) until the law moves by less than
-            1e-6 in total variation, up to 16,384; its own error is then smaller by far.
+            1e-6 in total variation, up to 65,536; its own error is then smaller by far.
         cond: one condition, (1, ...), for all states.
 
     Returns:
@@ -108,19 +110,15 @@ def has_exact_law(sampler: Sampler, denoiser: Denoiser) -> bool:
 
 def _refined(push: "_Push") -> Density1D:
     """The law on enough nodes: doubled until it stays where it is."""
+    most = STEEP if push.plan is None else MOST
     points, coarse = NOISY if push.noisy else STEEP, None
     while True:
         law = _judged(push, points, coarse)
-        if law.folded and points < STEEP:
-            points, coarse = (
-                STEEP,
-                law,
-            )  # it has no density to watch, but a sum over nodes as W1 and W2
-            continue
-        hopeless = law.folded or _NARROW in law.alarms
-        if hopeless or law.error <= ENOUGH or points >= MOST:
+        # A fold has no density to watch, but sums over nodes, W1 and W2, that want enough of them.
+        hopeless = _NARROW in law.alarms or (law.folded and points >= STEEP)
+        if hopeless or law.error <= ENOUGH or points >= most:
             return law
-        points, coarse = 2 * points, law
+        points, coarse = (STEEP if law.folded else 2 * points), law
 
 
 def _judged(push: "_Push", points: int, coarse: Density1D | None = None) -> Density1D:

@@ -210,7 +210,7 @@ class Process(ABC):
         return self._evaluate_pair(self._rates, t)
 
     def slopes(self, t: Number) -> tuple[Number, Number]:
-        """(d alpha / dt, d sigma / dt) on the closed [0, T]; may be infinite at a singular end."""
+        """(d alpha / dt, d sigma / dt) on the closed [0, T]; infinite or NaN at a singular end."""
         return self._evaluate_pair(self._slopes, t)
 
     def drift(self, x: Tensor, t: Number) -> Tensor:

@@ -262,6 +262,8 @@ test_bad_input = bad_input(
          ["FlowODE", "whole batch"]),
         ("denoiser", lambda: sampler_density(TARGET, EM, 10), TypeError, ["denoiser"]),
         ("sampler", lambda: sampler_density(EXACT, "ddim", 10), TypeError, ["sampler", "ddim"]),
+        ("in the plane", lambda: sampler_density(sk.data.ring().denoiser(VP), EM, 10), ValueError,
+         ["denoiser", "on the line", "d = 2"]),
         ("steps", lambda: sampler_density(EXACT, EM, 0), ValueError, ["steps", "0"]),
         ("start", lambda: sampler_density(EXACT, EM, 10, start="p_T"), ValueError, ["start", "p_T"]),
         ("no data", lambda: sampler_density(network(), EM, 10, start="exact"), ValueError,

@@ -29,7 +29,7 @@ from sdekit.pde.finite_volumes import FourthOrder
 
 #: The error of n nodes is at most 6 * 2.85^-n in the weighted norm where |rate u| h is at most this.
 _CONSTANT, _BASE, _STEEPEST = 6.0, 2.85, 2.0
-#: With fewer nodes the tails are not positive; with more, round-off has grown to 1e-13 of the mass.
+#: With fewer nodes the tails are not positive; with more, round-off has grown to nearly 1e-12 of the mass.
 _FEWEST, _MOST = 28, 48
 
 

@@ -86,6 +86,8 @@ def sampler_density(
         NumericsError: the model gave NaN or infinity.
     """
     check_parts(denoiser, sampler, final)
+    if isinstance(denoiser, ExactDenoiser) and denoiser.mixture.dim != 1:
+        raise ValueError(f"denoiser must be of states on the line, got d = {denoiser.mixture.dim}")
     times = checked_times(sampler, denoiser.process, steps, grid, t_start, t_end)
     law = _start_law(denoiser, start, times[0])
     program = sampler.program(denoiser, times, final)

@@ -143,8 +143,7 @@ def _film(axes: Axes, solution: Solution, exact: np.ndarray | None) -> Any:
     """The image over (t, x), with contours; earlier solved times to the left."""
     times, peak = solution.times, float(solution.density.max())
     ends = np.concatenate([times[:1], (times[1:] + times[:-1]) / 2, times[-1:]])
-    scale = np.array([solution.coordinates.scale(t) for t in ends.tolist()])
-    corners = scale * solution.edges[:, None]
+    corners = solution.coordinates.scales(ends) * solution.edges[:, None]
     image = axes.pcolormesh(
         np.broadcast_to(ends, corners.shape), corners, solution.density.T, **_image(peak)
     )

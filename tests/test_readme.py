@@ -12,6 +12,23 @@ from sdekit import samplers
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
+def run_page(
+    page: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str | None = None,
+    without: tuple[str, ...] = (),
+) -> tuple[str, dict[str, Any]]:
+    """The text of a page of docs/, and what its blocks define; those with a word of `without` are left."""
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parent.parent / "docs" / f"{page}.md").read_text()
+    names: dict[str, Any] = {"__name__": module or page}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        if not any(word in block for word in without):
+            exec(compile(block, f"{page}.md", "exec"), names)
+    return text, names
+
+
 def test_code_blocks_run_in_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -26,21 +43,13 @@ def test_code_blocks_run_in_order(tmp_path, monkeypatch, capsys):
 
 
 def test_the_blocks_on_extending_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
-    names: dict[str, object] = {"__name__": "extending"}
-    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(compile(block, "extending.md", "exec"), names)
+    _, names = run_page("extending", tmp_path, monkeypatch)
     assert len(names["table"].rows) == 4
     assert not any(row["error"] for row in names["table"].rows)
 
 
 def test_the_blocks_on_plans_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parent.parent / "docs" / "plans.md").read_text()
-    names: dict[str, Any] = {"__name__": "plans"}
-    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(compile(block, "plans.md", "exec"), names)
+    _, names = run_page("plans", tmp_path, monkeypatch)
     printed = capsys.readouterr().out
     assert "10 model calls, 5 states in memory" in printed
     assert "10 checks hold" in printed
@@ -49,11 +58,7 @@ def test_the_blocks_on_plans_run(tmp_path, monkeypatch, capsys):
 
 
 def test_the_blocks_on_densities_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parent.parent / "docs" / "densities.md").read_text()
-    names: dict[str, Any] = {"__name__": "densities"}
-    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(compile(block, "densities.md", "exec"), names)
+    _, names = run_page("densities", tmp_path, monkeypatch)
     printed = capsys.readouterr().out
     assert "KL 0.000363153  TV 0.0083788  W1 0.00619805  W2 0.00987432" in printed
     assert "20,000 samples a seed" in printed
@@ -64,11 +69,7 @@ def test_the_blocks_on_densities_run(tmp_path, monkeypatch, capsys):
 
 
 def test_the_blocks_on_data_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
-    names: dict[str, Any] = {"__name__": "data"}
-    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(compile(block, "data.md", "exec"), names)
+    _, names = run_page("data", tmp_path, monkeypatch)
     printed = capsys.readouterr().out
     assert "torch.Size([30, 1, 16, 16]) ('digit 0', 'digit 1')" in printed
     assert len(names["few"]) == 20
@@ -80,11 +81,7 @@ def test_the_blocks_on_data_run(tmp_path, monkeypatch, capsys):
 
 
 def test_the_blocks_on_metrics_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
-    names: dict[str, Any] = {"__name__": "metrics"}
-    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(compile(block, "metrics.md", "exec"), names)
+    text, names = run_page("metrics", tmp_path, monkeypatch)
     assert "FD-LeNet" in capsys.readouterr().out
     assert names["fit"].accuracy > 0.9
     assert 0.7 < names["floor"].mean / names["bias"] < 1.3
@@ -100,13 +97,9 @@ def test_the_blocks_on_metrics_run(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_the_blocks_on_comparing_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parent.parent / "docs" / "comparing.md").read_text()
-    names: dict[str, Any] = {"__name__": "__main__"}
-    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        if "dask" in block and not find_spec("distributed"):
-            continue
-        exec(compile(block, "comparing.md", "exec"), names)
+    without = () if find_spec("distributed") else ("dask",)
+    # Functions that processes share are looked up by the name of their module.
+    text, names = run_page("comparing", tmp_path, monkeypatch, "__main__", without)
     values = [row["W1"] for row in names["more"].rows]
     for table in ("parallel", "clustered"):
         assert table not in names or [row["W1"] for row in names[table].rows] == values

@@ -50,8 +50,7 @@ def integrate(
             size = float(np.abs(error).sum()) / scale
             if not (np.isfinite(size) and stop > t):
                 raise NumericsError(f"the time step failed at t = {abs(t):g} (dt = {dt:g})")
-            factor = min(5.0, max(0.2, 0.9 * (tol / size) ** exponent)) if size > 0 else 5.0
-            proposal = factor * (stop - t)
+            proposal = proposed(stop - t, size, tol, order)
             if size > tol:
                 check_shrinks(t, proposal)
                 dt = proposal
@@ -62,16 +61,22 @@ def integrate(
         yield y, accepted
 
 
-def check_shrinks(t: float, dt: float) -> None:
+def proposed(dt: float, error: float, tol: float, order: int) -> float:
+    """The length that the error of a step of length `dt` suggests: a fifth of it to five times."""
+    factor = min(5.0, max(0.2, 0.9 * (tol / error) ** (1 / (order + 1)))) if error > 0 else 5.0
+    return factor * dt
+
+
+def check_shrinks(t: float, dt: float, clock: str = "t") -> None:
     """Refuse a step that its error would have shorter than 1e-13 of the time it starts from.
 
     Near a time where the terms are infinite the steps shrink towards it without end: they are accepted now
     and then, but get nowhere, and one of a few units in the last place rounds back to what it was.
 
     Raises:
-        NumericsError: the step is that short.
+        NumericsError: the step is that short; the message calls the time by the name of its `clock`.
     """
     if dt < 1e-13 * abs(t):
         raise NumericsError(
-            f"the time step has shrunk to {dt:.1e} at t = {abs(t):.15g}: is something infinite there?"
+            f"the time step has shrunk to {dt:.1e} at {clock} = {abs(t):.15g}: is something infinite there?"
         )

@@ -11,6 +11,8 @@ for every affine process: the Ornstein-Uhlenbeck equation in a clock of its own.
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from sdekit.processes import Process
 
 
@@ -25,6 +27,10 @@ class Coordinates:
         if self.process is None:
             return 1.0
         return math.hypot(self.process.alpha(t), self.process.sigma(t))
+
+    def scales(self, times: np.ndarray) -> np.ndarray:
+        """s at each of several times, (times,)."""
+        return np.array([self.scale(t) for t in times.tolist()])
 
     def growth(self, t: float) -> float:
         """d log s / dt = f + g^2 / (2 s^2)."""

@@ -80,7 +80,7 @@ class Solution:
     @property
     def scale(self) -> np.ndarray:
         """The length in x of a unit of `edges` at each time, shape (times,): ones unless scaled."""
-        return np.array([self.coordinates.scale(t) for t in self.times.tolist()])
+        return self.coordinates.scales(self.times)
 
     @property
     def x(self) -> np.ndarray:
@@ -205,8 +205,7 @@ class _Problem:
         if not isinstance(self.equation, LinearEquation):
             check_walls(q, self.grid, self.clock)
         coordinates = self.equation.coordinates
-        scale = np.array([coordinates.scale(t) for t in self.clock.tolist()])
-        density = q / scale[:, None]
+        density = q / coordinates.scales(self.clock)[:, None]
         return Solution(density, self.grid, self.clock, steps, taken, reason, coordinates)
 
     @cached_property

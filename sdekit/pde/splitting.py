@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sdekit.errors import NumericsError
-from sdekit.pde.adaptive import check_shrinks
+from sdekit.pde.adaptive import check_shrinks, proposed
 from sdekit.pde.scharfetter_gummel import Tridiagonal, generator
 
 #: With the trapezoidal part 2 - sqrt 2 of a step, both stages of TR-BDF2 have one matrix, I - _STAGE dt M.
@@ -101,10 +101,9 @@ def integrate(
             error = math.prod(widths) * float(np.abs(half - whole).sum()) / 3
             if not (math.isfinite(error) and t < middle < stop):
                 raise NumericsError(f"the time step failed at {clock} = {abs(t):g} (step {dt:g})")
-            factor = min(5.0, max(0.2, 0.9 * (tol / error) ** (1 / 3))) if error > 0 else 5.0
-            proposal = factor * (stop - t)
+            proposal = proposed(stop - t, error, tol, 2)
             if error > tol:
-                check_shrinks(t, proposal)
+                check_shrinks(t, proposal, clock)
                 dt = proposal
                 continue
             # Steps cut short by an output say nothing against those before.

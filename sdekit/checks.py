@@ -11,6 +11,7 @@ from torch import Tensor
 from sdekit.data.mixtures import GaussianMixture
 from sdekit.data.targets import two_mode
 from sdekit.denoisers import Denoiser
+from sdekit.elementary import widest
 from sdekit.errors import check_integer
 from sdekit.pde import Solution, solve_fokker_planck
 from sdekit.pde.arguments import cell_averages
@@ -109,7 +110,7 @@ def law_check(
             sampler=sampler,
             steps=steps,
             seed=seed,
-            dtype=torch.float64 if torch.device(device).type != "mps" else torch.float32,
+            dtype=widest(torch.device(device)),
             device=device,
         )
         assert out.plan is not None

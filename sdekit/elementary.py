@@ -12,6 +12,11 @@ from torch import Tensor
 Number = float | Tensor
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """The widest floating-point numbers of a device: float64 everywhere but on MPS."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def exp(x: Number) -> Number:
     """e^x."""
     return torch.exp(x) if isinstance(x, Tensor) else math.exp(x)

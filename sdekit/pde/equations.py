@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sdekit.data.mixtures import ExactDenoiser, GaussianMixture
 from sdekit.denoisers import Denoiser, device_of
+from sdekit.elementary import widest
 from sdekit.errors import NumericsError, check_choice, check_number
 from sdekit.pde.coordinates import RAW, Coordinates
 from sdekit.pde.pace import Pace
@@ -188,7 +189,7 @@ class ModelEquation(Equation):
     def read(self, reading: Callable[..., Tensor], x: np.ndarray, t: float) -> np.ndarray:
         """A reading of the model at positions (n,) or (n, 2), float64."""
         device = device_of(self.denoiser)
-        dtype = torch.float32 if device.type == "mps" else torch.float64
+        dtype = widest(device)
         points = torch.tensor(x, device=device, dtype=dtype).reshape(-1, *self.event)
         with torch.no_grad():
             parts = [reading(part, t, **self.given.conditions) for part in points.split(_CHUNK)]

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.func import grad, jvp, vjp, vmap
 
 from sdekit.denoisers import Denoiser
+from sdekit.elementary import widest
 from sdekit.errors import check_choice, check_finite, generator_of
 from sdekit.processes import expand
 from sdekit.training.losses import labels_of
@@ -245,7 +246,7 @@ def _checked(denoiser: Denoiser, x: Tensor, t: float | Tensor) -> tuple[Tensor, 
     if x.ndim == 0 or not x.numel():
         raise ValueError(f"x must be a batch (n, *event) of n >= 1, got shape {tuple(x.shape)}")
     denoiser.process.check_readable(t)
-    wide = torch.float32 if x.device.type == "mps" else torch.float64
+    wide = widest(x.device)
     clock = torch.as_tensor(t, dtype=wide, device=x.device).detach()
     if clock.ndim and clock.shape != x.shape[:1]:
         raise ValueError(f"t must be a number or have shape ({len(x)},), got {tuple(clock.shape)}")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sdekit.data.mixtures import GaussianMixture
 from sdekit.denoisers import Denoiser, device_of
+from sdekit.elementary import widest
 from sdekit.errors import check_integer, check_number, generator_of
 from sdekit.pde.residuals import EXACT, curl_ratio, score_fpe_residual, tweedie_check
 from sdekit.records import Records, number
@@ -103,7 +104,7 @@ def _row(
     process, device = denoiser.process, device_of(denoiser)
     x = process.perturb(x0, t, noise)
     exact = target.denoiser(process).noise(x, t)
-    there = x.to(device, torch.float32 if device.type == "mps" else torch.float64)
+    there = x.to(device, widest(device))
     with torch.no_grad():
         found = denoiser.noise(there, t).to(exact)
         gap = (found - exact).square().mean(1)

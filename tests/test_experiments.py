@@ -18,5 +18,5 @@ def test_quick_form(script, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert f"written to {tmp_path}" in done.stdout
-    assert list(tmp_path.glob("*.csv"))
+    assert [*tmp_path.glob("*.csv"), *tmp_path.glob("summary.json")]
     assert all(path.stat().st_size > 10_000 for path in tmp_path.glob("*.png"))

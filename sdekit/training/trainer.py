@@ -32,7 +32,8 @@ from sdekit.errors import (
 from sdekit.processes import Process
 from sdekit.training.batches import Batches, Data, step_generator
 from sdekit.training.checkpoints import TrainingState, checkpoints, remove_leftovers
-from sdekit.training.losses import DenoisingLoss, draw_times, labels_of
+from sdekit.training.losses import DenoisingLoss, labels_of
+from sdekit.training.times import draw_times
 
 
 @dataclass(frozen=True)

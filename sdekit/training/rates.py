@@ -40,7 +40,7 @@ class Cosine:
 class Plateau:
     """Lowered by `factor` when the mean loss of a window has not fallen for `patience` windows.
 
-    torch's `ReduceLROnPlateau` on the means of the run's own losses, so a resumed run finds its state in them.
+    torch's `ReduceLROnPlateau` on the means of the run's own losses: a resumed run finds its state in them.
 
     Args:
         window: steps a mean is over, such as an epoch.

@@ -2,10 +2,19 @@
 
 from torch import nn
 
+from sdekit.networks.diffusers_unet import DiffusersUNet
 from sdekit.networks.embeddings import FourierEmbedding, SinusoidalEmbedding, TimeFeatures
 from sdekit.networks.mlp import MLP
 from sdekit.networks.unet import UNet
 
-ALL: tuple[type[nn.Module], ...] = (MLP, UNet)
+ALL: tuple[type[nn.Module], ...] = (MLP, UNet, DiffusersUNet)
 
-__all__ = ["ALL", "MLP", "FourierEmbedding", "SinusoidalEmbedding", "TimeFeatures", "UNet"]
+__all__ = [
+    "ALL",
+    "MLP",
+    "DiffusersUNet",
+    "FourierEmbedding",
+    "SinusoidalEmbedding",
+    "TimeFeatures",
+    "UNet",
+]

@@ -4,8 +4,17 @@ from torch import nn
 
 from sdekit.networks.embeddings import FourierEmbedding, SinusoidalEmbedding, TimeFeatures
 from sdekit.networks.mlp import MLP
+from sdekit.networks.per_step_mlp import PerStepMLP
 from sdekit.networks.unet import UNet
 
-ALL: tuple[type[nn.Module], ...] = (MLP, UNet)
+ALL: tuple[type[nn.Module], ...] = (MLP, PerStepMLP, UNet)
 
-__all__ = ["ALL", "MLP", "FourierEmbedding", "SinusoidalEmbedding", "TimeFeatures", "UNet"]
+__all__ = [
+    "ALL",
+    "MLP",
+    "FourierEmbedding",
+    "PerStepMLP",
+    "SinusoidalEmbedding",
+    "TimeFeatures",
+    "UNet",
+]

@@ -198,11 +198,18 @@ class NetworkDenoiser(nn.Module, Denoiser):
         model = rebuild(header["model"], network, process)
         prefix = header.get("weights_prefix", "")
         weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        if not isinstance(model, cls):
+            raise CheckpointError(f"{path} holds a {type(model).__name__}, not a {cls.__name__}")
         dtypes = {w.dtype for w in weights.values() if w.is_floating_point()}
         if network is None and len(dtypes) == 1:
             model.network.to(dtypes.pop())
         load_weights(model.network, weights, path)
         return model.eval()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments but for network and process, ready for JSON."""
+        return {"prediction": self.prediction, "time": self.time, "labels": self.labels}
 
     def _network_time(self, t: Number) -> Number:
         """What the network expects as its time; labels are integers."""
@@ -270,7 +277,12 @@ def _checked_parts(network: nn.Module, process: Process) -> tuple[nn.Module, Pro
 
 
 def _call(network: nn.Module, x: Tensor, clock: Number, conditions: dict[str, Any]) -> Tensor:
-    """The network's checked output in x's dtype; its own dtype inside; a shared time as (n,) or (1,)."""
+    """The network's checked output in x's dtype."""
+    return checked_output(call_network(network, x, clock, conditions), x).to(x.dtype)
+
+
+def call_network(network: nn.Module, x: Tensor, clock: Number, conditions: dict[str, Any]) -> Any:
+    """The network's output as it is; its own dtype inside; a shared time as (n,) or (1,)."""
     parameter = next(network.parameters(), x)
     if parameter.device != x.device:
         raise ValueError(
@@ -281,14 +293,14 @@ def _call(network: nn.Module, x: Tensor, clock: Number, conditions: dict[str, An
     clock = torch.as_tensor(clock, dtype=dtype, device=x.device)
     if not clock.ndim:
         clock = clock.expand(1 if getattr(network, "broadcasts_time", False) else len(x))
-    return checked_output(network(x.to(parameter.dtype), clock, **conditions), x).to(x.dtype)
+    return network(x.to(parameter.dtype), clock, **conditions)
 
 
 # ------------------------------------------------------------------- models as files, by name
 
 
 def describe(model: NetworkDenoiser) -> dict[str, Any]:
-    """Everything but the weights, as JSON: network class and arguments, process, prediction, time.
+    """Everything but the weights, as JSON: classes and arguments of model and network, process.
 
     A network without a `config` property (its constructor's keyword arguments), or a process that is not a
     dataclass, is left out; `load` then asks for an instance.
@@ -296,11 +308,10 @@ def describe(model: NetworkDenoiser) -> dict[str, Any]:
     config = getattr(model.network, "config", None)
     process = model.process
     return {
+        "type": type(model).__name__,
         "network": {"type": type(model.network).__name__, **config} if config else None,
         "process": _describe_dataclass(process) if dataclasses.is_dataclass(process) else None,
-        "prediction": model.prediction,
-        "time": model.time,
-        "labels": model.labels,
+        **model.settings,
     }
 
 
@@ -323,8 +334,12 @@ def rebuild(
             raise CheckpointError(
                 f"the file is of another {recorded['type']} than process={given!r}"
             )
-    keys = ("prediction", "time", "labels")
-    return NetworkDenoiser(built, forward, **{k: description[k] for k in keys})
+    kinds = {kind.__name__: kind for kind in (NetworkDenoiser, *NetworkDenoiser.__subclasses__())}
+    settings = {k: v for k, v in description.items() if k not in ("type", "network", "process")}
+    name = description.get("type", "NetworkDenoiser")
+    if name not in kinds:
+        raise CheckpointError(f"the file holds a {name!r}, a model which sdekit does not have")
+    return kinds[name](built, forward, **settings)
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], where: str | Path) -> None:

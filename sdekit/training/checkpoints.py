@@ -172,7 +172,8 @@ def checkpoints(folder: Path) -> list[Path]:
 def _settings(header: dict[str, Any]) -> dict[str, Any]:
     """What a resumed run must have the same: its numbers, and how its network is told the time."""
     model = header.get("model", {})
-    return {**header["config"], **{k: model[k] for k in ("time", "labels") if k in model}}
+    told = ("time", "labels", "parameterisation")
+    return {**header["config"], **{k: model[k] for k in told if k in model}}
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

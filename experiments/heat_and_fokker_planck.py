@@ -99,7 +99,7 @@ def backward(
     edges: np.ndarray,
     noise: float = 1.0,
 ) -> Solution:
-    """The law of dy = factor grad log p_{T-s} ds + noise sqrt(2) dW at times s: its Fokker-Planck equation."""
+    """The law of dy = factor grad log p_{T-s} ds + noise sqrt(2) dW at times s, by its equation."""
 
     def drift(y: Tensor, s: float) -> Tensor:
         return factor * score(y, max(HORIZON - s, 0.0))
@@ -246,11 +246,11 @@ def films_picture(config: Config, films: dict[str, Solution]) -> "Figure":
     figure = density_picture(shown, title="The heat equation on two modes, and two ways back")
     backs = [axes for axes in figure.axes if axes.get_title().startswith("Back")]
     for axes in backs:
-        if axes.get_xlabel() == "t":
+        if (legend := axes.get_legend()) is None:
             axes.set_xlabel("s = T - t")
-        else:
-            for text in axes.get_legend().get_texts():
-                text.set_text(text.get_text().replace("t = ", "s = "))
+            continue
+        for text in legend.get_texts():
+            text.set_text(text.get_text().replace("t = ", "s = "))
     return figure
 
 

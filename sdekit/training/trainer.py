@@ -32,7 +32,7 @@ from sdekit.training.losses import DenoisingLoss
 from sdekit.training.rates import Schedule
 from sdekit.training.settings import Settings
 from sdekit.training.times import TimeLaw
-from sdekit.training.world import World
+from sdekit.world import World
 
 
 @dataclass(frozen=True)

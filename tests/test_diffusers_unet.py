@@ -147,7 +147,11 @@ BAD = [
     (lambda: build()(X, T[:3]), ValueError, "t must have shape"),
     (lambda: build()(X, T, LABELS), ValueError, "cond was given, but this network takes none"),
     (lambda: build(num_class_embeds=3)(X, T), ValueError, "cond is missing"),
-    (lambda: build(num_class_embeds=2)(X, T, LABELS), ValueError, r"labels in 0 \.\. 1, got 0 \.\. 2"),
+    (
+        lambda: build(num_class_embeds=2)(X, T, LABELS),
+        ValueError,
+        r"labels in 0 \.\. 1, got 0 \.\. 2",
+    ),
 ]
 
 

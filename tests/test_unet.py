@@ -106,7 +106,9 @@ def test_halving_is_a_mean_and_doubling_repeats_pixels(size):
     half = F.avg_pool2d(x, 2, ceil_mode=True)
     assert half.shape[2:] == (math.ceil(size / 2), 3)
     rows, columns = torch.arange(size) // 2, torch.arange(5) // 2
-    blocks = F.one_hot(rows).T[:, None, :, None] * F.one_hot(columns).T[None, :, None, :]  # (., ., size, 5)
+    blocks = (
+        F.one_hot(rows).T[:, None, :, None] * F.one_hot(columns).T[None, :, None, :]
+    )  # (., ., size, 5)
     blocks = blocks.double() / blocks.sum((2, 3), keepdim=True)
     mean = torch.einsum("nchw,ijhw->ncij", x, blocks)
     torch.testing.assert_close(half, mean, rtol=0, atol=1e-15)

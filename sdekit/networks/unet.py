@@ -46,7 +46,7 @@ class UNet(nn.Module):
     def __init__(
         self,
         channels: int = 1,
-        widths: Sequence[int] = (32, 64),
+        widths: Sequence[int] = (16, 32),
         depth: int = 1,
         attention: bool = True,
         embedding_dim: int = 32,
@@ -161,7 +161,7 @@ class _Block(nn.Module):
         self.conv1 = nn.Conv2d(ins, outs, 3, padding=1)
         self.conv2 = nn.Conv2d(outs, outs, 3, padding=1)
         self.time = nn.Linear(time, outs)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.skip = nn.Conv2d(ins, outs, 1) if ins != outs else nn.Identity()
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
 """Denoising score matching: losses with their exact minima, the training loop, checkpoints."""
 
+from sdekit.training.excess import LevelExcess, excess_by_level, excess_loss
 from sdekit.training.losses import DenoisingLoss
-from sdekit.training.minima import excess_loss, minimum_loss
+from sdekit.training.minima import minimum_loss, minimum_with_error
+from sdekit.training.score_matching import ImplicitScoreMatching, SlicedScoreMatching
 from sdekit.training.times import (
     ImportanceTimes,
     LogNormalTimes,
@@ -14,16 +16,21 @@ from sdekit.training.trainer import Step, TrainResult, fit, train
 
 __all__ = [
     "DenoisingLoss",
+    "ImplicitScoreMatching",
     "ImportanceTimes",
+    "LevelExcess",
     "LogNormalTimes",
+    "SlicedScoreMatching",
     "Step",
     "TimeLaw",
     "TrainResult",
     "UniformTimes",
     "draw_times",
+    "excess_by_level",
     "excess_loss",
     "fit",
     "minimum_loss",
+    "minimum_with_error",
     "resolve_times",
     "train",
 ]

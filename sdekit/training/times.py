@@ -9,7 +9,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from sdekit.errors import check_choice, check_flag, check_integer, check_number
 from sdekit.processes import Process
 from sdekit.schedules import Tabulated
+from sdekit.training.quadrature import gauss_legendre
 
 
 class TimeLaw(ABC):
@@ -225,17 +225,6 @@ def draw_times(
 def log_snr_rate(process: Process, t: Tensor) -> Tensor:
     """g^2 / sigma^2 = -d log_snr / dt, twice the likelihood weight; in the shape of t."""
     return torch.as_tensor(process.rates(t)[1]) / torch.as_tensor(process.sigma(t)).square()
-
-
-def gauss_legendre(cuts: Sequence[float], most: int = 24) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the integral over panels, about 600 in all, 2 to `most` a panel."""
-    from numpy.polynomial.legendre import leggauss
-
-    order = max(2, min(most, 600 // len(cuts)))
-    points, weights = (torch.from_numpy(v) for v in leggauss(order))
-    ends = torch.tensor(list(pairwise(cuts)), dtype=torch.float64)
-    half = 0.5 * (ends[:, 1:] - ends[:, :1])
-    return (ends[:, :1] + half * (points + 1)).flatten(), (half * weights).flatten()
 
 
 def _log_snr_ends(process: Process) -> tuple[float, float]:

@@ -251,10 +251,10 @@ def _jumps(process: Process) -> list[float]:
 
 
 def _truncated_normal(u: Tensor, low: float, high: float) -> Tensor:
-    """Quantiles of a unit normal given that it is in [low, high]."""
-    if (
-        low > 0
-    ):  # far up the distribution function is 1 to rounding; its mirror image keeps its digits
-        return -_truncated_normal(1 - u, -high, -low)
-    ends = 0.5 * torch.special.erfc(torch.tensor([-low, -high], dtype=torch.float64) / math.sqrt(2))
-    return torch.special.ndtri(ends[0] + u * (ends[1] - ends[0])).clamp(low, high)
+    """Quantiles of a unit normal given that it is in [low, high], from the tail that has the digits."""
+    ends = torch.tensor([low, high], dtype=torch.float64) / math.sqrt(2)
+    below, above = 0.5 * torch.special.erfc(-ends), 0.5 * torch.special.erfc(ends)
+    mass = above[0] - above[1] if low > 0 else below[1] - below[0]
+    p, q = below[0] + u * mass, above[1] + (1 - u) * mass
+    z = torch.where(p < q, torch.special.ndtri(p), -torch.special.ndtri(q))
+    return z.clamp(low, high)

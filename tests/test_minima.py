@@ -1,6 +1,7 @@
 # Bad input is passed on purpose.
 # pyright: reportArgumentType=false
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from sdekit.training import (
     resolve_times,
 )
 from sdekit.training.losses import Weighting
+from sdekit.training.minima import least
 
 KINDS = Prediction.__args__
 WEIGHTINGS = Weighting.__args__
@@ -46,6 +48,11 @@ class As(Denoiser):
     def predict(self, x, t, **conditions):
         a, b = (expand(c, x) for c in conversion(self.process, "data", self.prediction, t))
         return a * x + b * self.exact.predict(x, t)
+
+
+def least_at(target, process, loss, t):
+    """Least loss at each time, on the line."""
+    return least(target, process, loss, t, "noise", 2, torch.Generator())[0]
 
 
 def chain(betas, zero: bool = False) -> VP:
@@ -106,7 +113,7 @@ def test_edm_objective_of_two_modes():
     found = minimum_loss(TWO_MODES, process, loss=loss, times="log-normal")
     assert found == pytest.approx(0.890191, abs=5e-7)
 
-    def least(sigma: float) -> float:
+    def expected(sigma: float) -> float:
         law = TWO_MODES.at(process, sigma)
         fisher = quad(
             lambda x: (
@@ -122,10 +129,9 @@ def test_edm_objective_of_two_modes():
 
     for sigma in (0.05, 0.3, 2.0):
         t = torch.tensor([sigma], dtype=torch.float64)
-        from sdekit.training.minima import least as ours
-
-        value, _ = ours(TWO_MODES, process, loss, t, "noise", 2, torch.Generator())
-        assert value.item() == pytest.approx(least(sigma), rel=1e-7)
+        assert least_at(TWO_MODES, process, loss, t).item() == pytest.approx(
+            expected(sigma), rel=1e-7
+        )
 
 
 def gaussian(d: int, seed: int = 0) -> GaussianMixture:
@@ -212,18 +218,19 @@ def test_absolute_error_of_two_modes(time):
         quad(given, a, b, epsabs=1e-9, epsrel=1e-7)[0]
         for a, b in zip(cuts[:-1], cuts[1:], strict=True)
     )
-    from sdekit.training.minima import least
-
     t = torch.tensor([time], dtype=torch.float64)
-    found, _ = least(TWO_MODES, process, L1, t, "noise", 2, torch.Generator())
+    found = least_at(TWO_MODES, process, L1, t)
     assert found.item() == pytest.approx(alpha / sigma * total, rel=1e-6)
 
 
 def test_likelihood_weighting_on_two_modes():
-    """Mean 6.586, and a standard deviation that importance times bring from 422 down to 13."""
+    """Mean 6.586. Importance times bring the standard deviation down to 13.
+
+    Over uniform times it is heavy-tailed, but no less than that of w(t) least(t) alone: by quadrature.
+    """
     loss, process, n = DenoisingLoss("likelihood"), VP(), 200_000
-    least = minimum_loss(TWO_MODES, process, loss=loss)
-    assert least == pytest.approx(6.586, abs=5e-4)
+    lowest = minimum_loss(TWO_MODES, process, loss=loss)
+    assert lowest == pytest.approx(6.586, abs=5e-4)
     exact, spreads = TWO_MODES.denoiser(process), {}
     for times in ("uniform", "importance"):
         g, law = torch.Generator().manual_seed(0), resolve_times(times)
@@ -233,9 +240,12 @@ def test_likelihood_weighting_on_two_modes():
         values, weight = loss(exact, x0, t, noise), law.importance(process, t)
         values = values if weight is None else values * weight
         spreads[times] = values.std().item()
-        assert abs(values.mean().item() - least) < 4 * spreads[times] / math.sqrt(n)
+        assert abs(values.mean().item() - lowest) < 4 * spreads[times] / math.sqrt(n)
     assert spreads["importance"] == pytest.approx(13.2, rel=0.05)
-    assert spreads["uniform"] > 20 * spreads["importance"]
+    t, weights = resolve_times("uniform").nodes(process)
+    each = least_at(TWO_MODES, process, loss, t)
+    across = math.sqrt((weights @ each.square()).item() - lowest**2)
+    assert across > 10 * spreads["importance"]
 
 
 def test_minimum_depends_on_the_objective_alone():
@@ -255,10 +265,8 @@ def test_atoms_and_an_atom():
     alpha, sigma = process.alpha(t), process.sigma(t)
     # the rarer of the two is missed by 2: E 2 min(r, 1 - r) = 2 P(the wrong one is nearer)
     wrong = stats.norm.cdf(-alpha / sigma)
-    from sdekit.training.minima import least
-
     time = torch.tensor([t], dtype=torch.float64)
-    found, _ = least(two, process, L1, time, "noise", 2, torch.Generator())
+    found = least_at(two, process, L1, time)
     assert found.item() == pytest.approx(alpha / sigma * 2 * wrong, rel=1e-9)
 
 
@@ -288,8 +296,8 @@ def test_exact_denoiser_has_the_least_loss(process, weighting, kind):
         torch.testing.assert_close(*pair, rtol=1e-6, atol=1e-9)
         return
     values = losses_of(As(TWO_MODES, process, kind), TWO_MODES, loss, law, 4000)
-    least = minimum_loss(TWO_MODES, process, loss=loss, times=law, prediction=kind)
-    assert abs(values.mean().item() - least) < 4 * values.std().item() / math.sqrt(4000)
+    low = minimum_loss(TWO_MODES, process, loss=loss, times=law, prediction=kind)
+    assert abs(values.mean().item() - low) < 4 * values.std().item() / math.sqrt(4000)
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
@@ -297,20 +305,20 @@ def test_exact_denoiser_over_importance_times(weighting):
     """Within 4 standard errors."""
     loss, model = DenoisingLoss(weighting), As(TWO_MODES, VP(), "v")
     values = losses_of(model, TWO_MODES, loss, "importance", 20_000)
-    least = minimum_loss(TWO_MODES, VP(), loss=loss, times="importance", prediction="v")
-    assert abs(values.mean().item() - least) < 4 * values.std().item() / math.sqrt(20_000)
+    low = minimum_loss(TWO_MODES, VP(), loss=loss, times="importance", prediction="v")
+    assert abs(values.mean().item() - low) < 4 * values.std().item() / math.sqrt(20_000)
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_mixtures_of_any_dimension_by_draws(weighting, toy2):
     """Against the exact denoiser's loss: within 4 standard errors of both together."""
     process, loss = VP(), DenoisingLoss(weighting)
-    least, error = minimum_with_error(toy2, process, loss=loss, n=20_000)
+    low, error = minimum_with_error(toy2, process, loss=loss, n=20_000)
     values = losses_of(toy2.denoiser(process), toy2, loss, "importance", 40_000)
     if weighting == "target":
-        least, error = minimum_with_error(toy2, process, loss=loss, n=20_000, prediction="data")
-    assert 0 < error < 0.02 * least
-    assert abs(values.mean().item() - least) < 4 * math.hypot(
+        low, error = minimum_with_error(toy2, process, loss=loss, n=20_000, prediction="data")
+    assert 0 < error < 0.02 * low
+    assert abs(values.mean().item() - low) < 4 * math.hypot(
         error, values.std().item() / math.sqrt(40_000)
     )
 
@@ -328,8 +336,8 @@ def test_draws_agree_with_quadrature(norm):
         means = means @ turn
     plane = GaussianMixture(torch.outer(w, w).flatten(), means, covariances=covariances)
     loss = DenoisingLoss(norm=norm)
-    found, error = minimum_with_error(plane, VP(), loss=loss, n=100_000)
-    assert 0 < error < 2e-3
+    found, error = minimum_with_error(plane, VP(), loss=loss, n=20_000)
+    assert 0 < error < 4e-3
     assert abs(found - minimum_loss(TWO_MODES, VP(), loss=loss)) < 4 * error
 
 
@@ -345,20 +353,26 @@ class Wave(Denoiser):
         return a * torch.sin(b * x + c * t[:, None] / self.process.horizon) + d * x
 
 
+@cache
+def known(process, loss, law, kind):
+    return minimum_loss(TWO_MODES, process, loss=loss, times=law, prediction=kind)
+
+
 @settings(max_examples=40)
 @given(
     st.tuples(SIZE, SIZE, SIZE, SIZE),
     st.sampled_from(KINDS),
-    st.sampled_from(WEIGHTINGS),
-    st.sampled_from(FAMILIES),
-    st.sampled_from(["l1", "l2"]),
+    st.sampled_from(
+        [(w, p, "l2") for w in WEIGHTINGS for p in FAMILIES] + [("simple", VP(), "l1")]
+    ),
 )
-def test_no_network_is_below_the_least_loss(numbers, kind, weighting, process, norm):
+def test_no_network_is_below_the_least_loss(numbers, kind, how):
     """A theorem on the mean; the draws may be below it by 4 standard errors."""
+    weighting, process, norm = how
     loss, law = DenoisingLoss(weighting, norm), LogNormalTimes(-0.5, 0.5, stratified=False)
     values = losses_of(Wave(process, kind, *numbers), TWO_MODES, loss, law, 2000)
-    least = minimum_loss(TWO_MODES, process, loss=loss, times=law, prediction=kind)
-    assert values.mean().item() >= least - 4 * values.std().item() / math.sqrt(2000)
+    low = known(process, loss, law, "noise" if weighting != "target" else kind)
+    assert values.mean().item() >= low - 4 * values.std().item() / math.sqrt(2000)
 
 
 def test_drawn_minima_are_a_function_of_the_seed(toy2):

@@ -127,8 +127,10 @@ def excess_by_level(
         model: exact or trained, of states (n, d).
         target: the mixture it is meant for.
         levels: ranges; those without a step of a network of labels are left out.
-        loss, times, seed: as for `excess_loss`.
+        loss: as for `excess_loss`.
+        times: as for `excess_loss`.
         n: draws of x_t in all, at least 2 a time.
+        seed: of the draws.
 
     Raises:
         ValueError, TypeError: an argument.

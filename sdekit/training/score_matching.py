@@ -84,7 +84,11 @@ class SlicedScoreMatching:
         """Loss of each sample, (n,).
 
         Args:
-            model, x0, t, noise, cond: as for `DenoisingLoss`.
+            model: reads x_t; gradients flow through it.
+            x0: clean data (n, *event).
+            t: times (n,).
+            noise: unit normals of the shape of x0.
+            cond: passed to the network as the keyword `cond`.
             probes: unit normals (projections, n, *event), of which the signs are used.
         """
         expected = (self.projections, *x0.shape)

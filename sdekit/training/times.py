@@ -28,7 +28,7 @@ class TimeLaw(ABC):
 
     @abstractmethod
     def quantile(self, u: Tensor, process: Process, labels: int | None = None) -> Tensor:
-        """The time with probability u in [0, 1) below it, float64 (n,); with `labels` a step of that chain."""
+        """The time with probability u in [0, 1) below it, (n,) float64; with `labels` a step of a chain."""
 
     def importance(self, process: Process, t: Tensor, labels: int | None = None) -> Tensor | None:
         """Factor (n,) on the losses at times of this law that keeps the objective; None for 1.
@@ -92,9 +92,9 @@ class UniformTimes(TimeLaw):
 class ImportanceTimes(TimeLaw):
     """Density in proportion to the likelihood weight g^2 / (2 sigma^2): uniform in log-SNR, for every process.
 
-    Song et al. 2021b (importance sampling of the likelihood weighting) and Kingma et al. 2021. g^2 / sigma^2
-    is -d log_snr / dt, so the law and its inverse are in closed form. The objective is still the one of uniform
-    times, by `importance`. On a chain a step's probability is in proportion to its weight.
+    Song et al. 2021b (importance sampling of the likelihood weighting) and Kingma et al. 2021. g^2 / sigma^2 is
+    -d log_snr / dt, so the law and its inverse are in closed form. The objective is still that of uniform times,
+    by `importance`. On a chain a step's probability is in proportion to its weight.
     """
 
     stratified: bool = True

@@ -2,11 +2,13 @@
 # pyright: reportArgumentType=false
 import csv
 import math
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from helpers import bad_input
-from torch import nn
+from torch import Tensor, nn
 
 from sdekit import EDM, VP, Denoiser, GaussianMixture, Interpolant, NetworkDenoiser
 from sdekit.ddpm import linear_betas
@@ -31,7 +33,7 @@ class Tanh(Denoiser):
     def __init__(self, process, prediction="noise") -> None:
         self.process, self.prediction = process, prediction
 
-    def predict(self, x, t, **conditions):
+    def predict(self, x: Tensor, t: Any, **conditions: Any) -> Tensor:
         return 0.8 * torch.tanh(x) + 0.1 * t[:, None] / self.process.horizon
 
 
@@ -87,7 +89,7 @@ def test_rows_go_from_noise_to_data_in_equal_ranges():
     rows = excess_by_level(Tanh(VP()), TWO_MODES, levels=5, n=2000).rows
     widths = [row["log_snr high"] - row["log_snr low"] for row in rows]
     assert widths == pytest.approx([widths[0]] * 5, rel=1e-9)
-    for before, after in zip(rows[:-1], rows[1:], strict=True):
+    for before, after in pairwise(rows):
         assert before["t low"] == after["t high"]
     assert (rows[0]["t high"], rows[-1]["t low"]) == (VP().t_max, VP().t_min)
 
@@ -115,7 +117,7 @@ def test_a_shift_at_some_levels_is_found_there():
         def __init__(self) -> None:
             self.process = process
 
-        def predict(self, x, t, **conditions):
+        def predict(self, x: Tensor, t: Any, **conditions: Any) -> Tensor:
             return exact.noise(x, t) + 0.3 * (t[:, None] < 0.1).double()
 
     for row in excess_by_level(Shifted(), TWO_MODES, levels=20, n=5000).rows:

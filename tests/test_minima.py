@@ -2,6 +2,8 @@
 # pyright: reportArgumentType=false
 import math
 from functools import cache
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.integrate import quad
 from scipy.optimize import brentq
+from torch import Tensor
 
 from sdekit import EDM, VE, VP, Denoiser, GaussianMixture, Interpolant, SubVP
 from sdekit.ddpm import cosine_betas, linear_betas, rescale_zero_terminal_snr, sigmoid_betas
@@ -45,7 +48,7 @@ class As(Denoiser):
     def __init__(self, target, process, prediction) -> None:
         self.exact, self.process, self.prediction = target.denoiser(process), process, prediction
 
-    def predict(self, x, t, **conditions):
+    def predict(self, x: Tensor, t: Any, **conditions: Any) -> Tensor:
         a, b = (expand(c, x) for c in conversion(self.process, "data", self.prediction, t))
         return a * x + b * self.exact.predict(x, t)
 
@@ -163,8 +166,7 @@ def test_gaussians_of_any_covariance(process, weighting):
     low, high = process.log_snr(process.t_max), process.log_snr(process.t_min)
     cuts = sorted({low, high, *(v for v in (0.0, math.log(5.0)) if low < v < high)})
     total = math.fsum(
-        quad(integrand, a, b, epsabs=1e-13, epsrel=1e-11, limit=500)[0]
-        for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+        quad(integrand, a, b, epsabs=1e-13, epsrel=1e-11, limit=500)[0] for a, b in pairwise(cuts)
     )
     found, error = minimum_with_error(target, process, loss=loss)
     assert found == pytest.approx(total / (process.t_max - process.t_min), rel=1e-8)
@@ -198,15 +200,17 @@ def test_absolute_error_of_two_modes(time):
     spread = math.sqrt(alpha**2 * s**2 + sigma**2)
     left = s * sigma / spread
 
-    def given(x: float) -> float:
+    def given(x: float) -> Any:
         terms = [a * stats.norm.pdf(x, alpha * b, spread) for a, b in zip(w, m, strict=True)]
         means = [b + alpha * s**2 / spread**2 * (x - alpha * b) for b in m]
         r = [a / sum(terms) for a in terms]
 
-        def cdf(c: float) -> float:
+        def cdf(c: float) -> Any:
             return sum(a * stats.norm.cdf(c, b, left) for a, b in zip(r, means, strict=True))
 
-        median = brentq(lambda c: cdf(c) - 0.5, min(means) - left, max(means) + left, xtol=1e-13)
+        median: Any = brentq(
+            lambda c: cdf(c) - 0.5, min(means) - left, max(means) + left, xtol=1e-13
+        )
         distance = sum(
             a * stats.foldnorm.mean(abs(b - median) / left, scale=left)
             for a, b in zip(r, means, strict=True)
@@ -214,10 +218,7 @@ def test_absolute_error_of_two_modes(time):
         return sum(terms) * distance
 
     cuts = np.linspace(-1.4 * alpha - 9 * spread, 0.6 * alpha + 9 * spread, 30)
-    total = sum(
-        quad(given, a, b, epsabs=1e-9, epsrel=1e-7)[0]
-        for a, b in zip(cuts[:-1], cuts[1:], strict=True)
-    )
+    total = sum(quad(given, a, b, epsabs=1e-9, epsrel=1e-7)[0] for a, b in pairwise(cuts))
     t = torch.tensor([time], dtype=torch.float64)
     found = least_at(TWO_MODES, process, L1, t)
     assert found.item() == pytest.approx(alpha / sigma * total, rel=1e-6)
@@ -348,7 +349,7 @@ class Wave(Denoiser):
     def __init__(self, process, prediction, a, b, c, d) -> None:
         self.process, self.prediction, self.numbers = process, prediction, (a, b, c, d)
 
-    def predict(self, x, t, **conditions):
+    def predict(self, x: Tensor, t: Any, **conditions: Any) -> Tensor:
         a, b, c, d = self.numbers
         return a * torch.sin(b * x + c * t[:, None] / self.process.horizon) + d * x
 

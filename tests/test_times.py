@@ -100,7 +100,7 @@ def test_tails_keep_their_digits():
     b = (-0.5 * process.log_snr(process.t_max) + 10) / 0.4
     assert a > 7
     t = law.quantile(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64), process)
-    z = (-0.5 * process.log_snr(t) + 10) / 0.4
+    z = torch.as_tensor((-0.5 * process.log_snr(t) + 10) / 0.4)
     tail = stats.norm.sf(z.numpy()) / stats.norm.sf(a)
     assert b > 20
     np.testing.assert_allclose(tail, [0.9, 0.5, 0.1], rtol=1e-9)
@@ -109,7 +109,7 @@ def test_tails_keep_their_digits():
 @each_law
 @each_process
 def test_nodes_are_the_mean_over_the_objective(process, law):
-    """Against midpoints in the probability of the law, each with its importance; alpha^2 / (alpha^2 + sigma^2) of t."""
+    """alpha^2 / (alpha^2 + sigma^2) against midpoints in the law's probability, each with its importance."""
 
     def f(t):
         return torch.sigmoid(torch.as_tensor(process.log_snr(t)))

@@ -90,11 +90,11 @@ class UniformTimes(TimeLaw):
 
 @dataclass(frozen=True)
 class ImportanceTimes(TimeLaw):
-    """Density in proportion to the likelihood weight g^2 / (2 sigma^2): uniform in log-SNR, for every process.
+    """Density in proportion to the likelihood weight g^2 / (2 sigma^2): uniform in log-SNR for any process.
 
-    Song et al. 2021b (importance sampling of the likelihood weighting) and Kingma et al. 2021. g^2 / sigma^2 is
-    -d log_snr / dt, so the law and its inverse are in closed form. The objective is still that of uniform times,
-    by `importance`. On a chain a step's probability is in proportion to its weight.
+    Song et al. 2021b (importance sampling of the likelihood weighting) and Kingma et al. 2021: g^2 / sigma^2
+    is -d log_snr / dt, so the law and its inverse are in closed form. The objective is still that of uniform
+    times, by `importance`. On a chain a step's probability is in proportion to its weight.
     """
 
     stratified: bool = True

@@ -47,7 +47,8 @@ def inputs(event: tuple[int, ...], conditions: Any, n: int = 5) -> tuple[Tensor,
 def test_all_is_every_network():
     public = {getattr(networks, name) for name in networks.__all__ if name != "ALL"}
     features = {SinusoidalEmbedding, FourierEmbedding, TimeFeatures}
-    assert set(networks.ALL) == public - features == {kind for kind, *_ in CASES}
+    labelled = {networks.PerStepMLP}  # tests/test_per_step_mlp.py: its times are labels
+    assert set(networks.ALL) == public - features == {kind for kind, *_ in CASES} | labelled
 
 
 @each_case

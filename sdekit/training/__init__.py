@@ -14,7 +14,7 @@ from sdekit.training.times import (
     resolve_times,
 )
 from sdekit.training.trainer import TrainResult, train
-from sdekit.training.world import World
+from sdekit.world import World
 
 __all__ = [
     "DenoisingLoss",

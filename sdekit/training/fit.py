@@ -15,7 +15,7 @@ from sdekit.errors import NumericsError, check_choice, check_integer, check_numb
 from sdekit.training.draws import normals, step_generator
 from sdekit.training.losses import DenoisingLoss, labels_of
 from sdekit.training.times import TimeLaw, resolve_times
-from sdekit.training.world import ALONE, World
+from sdekit.world import ALONE, World
 
 Batch = Tensor | tuple[Tensor, Tensor]
 PRECISIONS = ("float32", "bf16")

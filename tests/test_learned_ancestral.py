@@ -234,6 +234,16 @@ def test_nan_is_named():
         sk.sample(broken, (4, 2), sampler=LEARNED, grid=CHAIN.times(), seed=0)
 
 
+def test_comparisons_and_their_clocks_pass_the_variance_on(toy):
+    """Beside fixed variances on the two-mode mixture, with the exact model; floors tell what is noise."""
+    used = [LEARNED, ss.Ancestral(), ss.Ancestral("beta")]
+    table = sk.compare(toy.denoiser(VP), used, [50], toy, n=5_000)
+    w2 = {row["sampler"]: row["W2"] for row in table.rows}
+    assert all(not row["error"] and row["nfe"] == 50 for row in table.rows)
+    assert w2[repr(LEARNED)] == min(w2.values())
+    assert w2["Ancestral(variance='beta_tilde')"] > 2 * w2[repr(LEARNED)]
+
+
 BAD: list[BadRow] = [
     (
         "a model that knows no variance",

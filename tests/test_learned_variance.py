@@ -15,8 +15,9 @@ import sdekit as sk
 from sdekit.data.mixtures import GaussianMixture
 from sdekit.ddpm import DDPM, cosine_betas, linear_betas, rescale_zero_terminal_snr
 from sdekit.learned_variance import StepModel
-from sdekit.networks import MLP, PerStepMLP
+from sdekit.networks import MLP, PerStepMLP, UNet
 from sdekit.processes import ALL as PROCESSES
+from sdekit.training import PerStepKL
 
 F64 = torch.float64
 VP = sk.VP()
@@ -207,6 +208,30 @@ def test_images_and_numbers_without_an_axis():
         assert mean.shape == variance.shape == x.shape
     x = normal(4, 2).float()
     assert [v.dtype for v in model.reverse(x, 0.5, 0.4)] == [torch.float32] * 2
+
+
+def test_a_unet_of_two_readings(tmp_path):
+    """Predictions come first, and the second half has weights of its own."""
+    net = UNet(2, (8, 8), readings=2, patch=2, num_classes=3)
+    nn.init.normal_(net.out.weight)
+    model = sk.LearnedVariance(net, VP)
+    x, labels = normal(3, 2, 8, 8).float(), torch.arange(3)
+    out = net(x, torch.full((3,), 0.5), labels)
+    assert out.shape == (3, 4, 8, 8)
+    first, second = model.halves(x, 0.5, cond=labels)
+    assert (first - out[:, :2]).abs().max() < 1e-5 > (second - out[:, 2:]).abs().max()
+    model.save(tmp_path / "model.safetensors")
+    again = sk.NetworkDenoiser.load(tmp_path / "model.safetensors")
+    for a, b in zip(
+        again.reverse(x, 0.5, 0.4, cond=labels),
+        model.eval().reverse(x, 0.5, 0.4, cond=labels),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+    loss = PerStepKL(10)(
+        model, x, torch.tensor([0.1, 0.5, 1.0]), normal(3, 2, 8, 8).float(), labels
+    )
+    assert loss.shape == (3,)
 
 
 class _Numbers(nn.Module):

@@ -1,6 +1,7 @@
 """The autoencoder of the latent diffusion: its loss, its latents, and the way back."""
 
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from tests.helpers import normal
 
 
 @pytest.fixture
-def latent(monkeypatch: pytest.MonkeyPatch) -> Any:
+def latent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "experiments"))
-    return importlib.import_module("latent_digits")
+    with torch.no_grad():
+        yield importlib.import_module("latent_digits")
 
 
 def small(latent: Any) -> tuple[Any, torch.Tensor]:

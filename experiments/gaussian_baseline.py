@@ -331,7 +331,7 @@ def kl_picture(curve: list[dict[str, float]], table: Models) -> "Figure":
         ylabel="KL(truth || model), nats",
     )
     axes.set_title(
-        "What a model of N points costs; bars are standard errors over data sets", fontsize=10
+        "Divergence of models of n points; bars are standard errors over data sets", fontsize=10
     )
     axes.legend()
     return figure

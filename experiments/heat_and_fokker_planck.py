@@ -249,7 +249,7 @@ def learned_rows(config: Config) -> tuple[list[Row], list[ScoreReport], ScoreRep
             if (factor, end) == (2.0, "p_T"):
                 row["bound on KL"] = bound(reports[-1])
             rows.append(row)
-    return rows, reports, score_report(TWO.denoiser(HEAT), TWO, levels=config.levels)
+    return rows, reports, score_report(TWO.denoiser(HEAT), TWO, levels=config.levels, n=2_000)
 
 
 # ------------------------------------------------------------------- pictures

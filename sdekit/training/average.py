@@ -9,9 +9,9 @@ from torch import nn
 class Average:
     """A copy of a model that follows it, a fused pass a step; buffers are taken as they are.
 
-    After step k it moves by 1 - min(2^(-1 / half_life), (1 + k) / (10 + k)) of the way, all of it after step
-    0: young averages forget faster. torch's `AveragedModel` has the same rule to choose, and walks the modules
-    at every step, which costs a tenth of a step of a small network.
+    After step k it moves by 1 - min(2^(-1 / half_life), (1 + k) / (10 + k)) of the way, all of it after
+    step 0: young averages forget faster. torch's `AveragedModel` can have the same rule, and walks through
+    the modules at every step, which costs a tenth of a step of a small network.
 
     Args:
         model: what is followed, from now on.

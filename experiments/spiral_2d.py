@@ -122,7 +122,7 @@ def trained(arm: Arm, folder: Path) -> dict[str, Any]:
         began = time.process_time()
         assert isinstance(average, sk.NetworkDenoiser)
         x = chain.sample(average, (arm.samples, 2), variance="beta", seed=arm.seed).x
-        above, error = excess_loss(average, target.mixture, n=10_000)
+        above, error = excess_loss(average, target.mixture, n=arm.samples)
         looks.append(
             {"length": length, **quality(x, arm.target), "excess": above, "± excess": error}
         )
@@ -147,12 +147,12 @@ def trained(arm: Arm, folder: Path) -> dict[str, Any]:
 @plotting.styled
 def quality_picture(arms: list[Arm], summaries: list[dict[str, Any]]) -> Any:
     """Sliced W2 and the share outside against training length."""
-    figure, (left, right) = plotting.figure_of(1, 2, (9.6, 3.8))
+    figure, (left, right) = plotting.figure_of(1, 2, (9.6, 4.4))
     bound = floor(arms[0].target, arms[0].samples)
     left.axhspan(0, bound.quantile95, color="#DDDDDD", label="95 % of exact samples")
     left.axhline(bound.mean, color="#999999", lw=1, label=f"floor, {bound.mean:.3g}")
     left.axhline(1.5 * bound.mean, color="#999999", lw=1, ls=":", label="1.5 floors")
-    right.axhline(0.001, color="#999999", lw=1, label="exact, 0.001")
+    right.axhline(0.001, color="#999999", lw=1, label="exact")
     for k, (arm, summary) in enumerate(zip(arms, summaries, strict=True)):
         x = [look["length"] for look in summary["looks"]]
         for axes, name in ((left, "sliced W2"), (right, "outside")):
@@ -164,13 +164,18 @@ def quality_picture(arms: list[Arm], summaries: list[dict[str, Any]]) -> Any:
                 ls=plotting.DASHES[k],
                 marker=plotting.MARKERS[k],
                 ms=4.5,
-                label=f"{arm.network}, {arm.chain:,} steps",
+                label=f"{arm.network}, chain of {arm.chain:,}",
             )
-    for axes, name in ((left, "sliced W2 from exact samples"), (right, "share outside 99.9 %")):
+    for axes, name in (
+        (left, "sliced W2 from exact samples"),
+        (right, "share outside (exact: 0.001)"),
+    ):
         axes.set(xlabel="optimiser steps", ylabel=name, xticks=x, xticklabels=[f"{v:,}" for v in x])
         axes.minorticks_off()
-        axes.legend(fontsize=8)
     left.set_ylim(bottom=0.6 * bound.mean)
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
+    )
     figure.suptitle(f"{arms[0].target}: {arms[0].samples:,} samples against training length")
     return figure
 
@@ -182,6 +187,7 @@ def samples_picture(arms: list[Arm], out: Path) -> Any:
     columns = len(chosen) + 1
     size = (2.5 * columns, 2.5 * len(arms) + 0.5)
     figure, panels = plotting.figure_of(len(arms), columns, size, sharex=True, sharey=True)
+    figure.set_layout_engine("compressed")  # panels of a fixed shape
     data = reference(arms[0].target, arms[0].samples)[0][:_KEPT]
     reach = 1.15 * float(data.abs().max())
     for row, arm in enumerate(arms):
@@ -194,8 +200,10 @@ def samples_picture(arms: list[Arm], out: Path) -> Any:
             axes.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
             if row == 0:
                 axes.set_title(name, fontsize=9)
-        panels[row * columns].set_ylabel(f"{arm.network}\n{arm.chain:,} steps")
-    figure.suptitle(f"Samples of {_KEPT:,}: {arms[0].target}")
+        panels[row * columns].set_ylabel(f"{arm.network}, chain of {arm.chain:,}\nx[1]")
+    for axes in panels[-columns:]:
+        axes.set_xlabel("x[0]")
+    figure.suptitle(f"{arms[0].target}: samples by training length, and data")
     return figure
 
 
@@ -234,4 +242,4 @@ def run(config: Config, out: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    study(run, Config, quick={"steps": 500, "samples": 1_000})
+    study(run, Config, quick={"steps": 1_000, "samples": 500})

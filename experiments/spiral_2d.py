@@ -154,24 +154,19 @@ def quality_picture(arms: list[Arm], summaries: list[dict[str, Any]]) -> Any:
     left.axhline(1.5 * bound.mean, color="#999999", lw=1, ls=":", label="1.5 floors")
     right.axhline(0.001, color="#999999", lw=1, label="exact")
     for k, (arm, summary) in enumerate(zip(arms, summaries, strict=True)):
+        style: Any = {"color": plotting.COLOURS[k], "ls": plotting.DASHES[k], "ms": 4.5}
+        style |= {"marker": plotting.MARKERS[k], "label": f"{arm.network}, chain of {arm.chain:,}"}
         x = [look["length"] for look in summary["looks"]]
         for axes, name in ((left, "sliced W2"), (right, "outside")):
             y = [max(look[name], 0.2 / arm.samples) for look in summary["looks"]]
-            axes.loglog(
-                x,
-                y,
-                color=plotting.COLOURS[k],
-                ls=plotting.DASHES[k],
-                marker=plotting.MARKERS[k],
-                ms=4.5,
-                label=f"{arm.network}, chain of {arm.chain:,}",
-            )
-    for axes, name in (
-        (left, "sliced W2 from exact samples"),
-        (right, "share outside (exact: 0.001)"),
-    ):
-        axes.set(xlabel="optimiser steps", ylabel=name, xticks=x, xticklabels=[f"{v:,}" for v in x])
+            axes.loglog(x, y, **style)
+    ticks = lengths(arms[0].steps)
+    for axes in (left, right):
+        axes.set(xlabel="optimiser steps", xticks=ticks)
+        axes.set_xticklabels([f"{tick:,}" for tick in ticks])
         axes.minorticks_off()
+    left.set_ylabel("sliced W2 from exact samples")
+    right.set_ylabel("share outside (exact: 0.001)")
     left.set_ylim(bottom=0.6 * bound.mean)
     figure.legend(
         *left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8

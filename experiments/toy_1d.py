@@ -75,8 +75,8 @@ def diffusible(target: Line) -> sk.GaussianMixture:
     """
     if isinstance(target, TwoMode):
         return target.mixture
-    ends = target.quantile(torch.tensor([0.0, 1.0], dtype=torch.float64))
-    x, weight = _panels(*ends.tolist(), 0.02, 10)
+    low, high = target.quantile(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+    x, weight = _panels(low, high, 0.02, 10)
     return sk.GaussianMixture(weight * target.log_prob(x[:, None]).exp(), x, 0.0)
 
 
@@ -128,8 +128,8 @@ def distances(law: Density1D, target: Line, log_prob: Any = None) -> dict[str, f
 
     `log_prob` is the law's where it is known below round-off of the density's peak.
     """
-    ends = target.quantile(torch.tensor([1e-9, 1 - 1e-9], dtype=torch.float64))
-    x, weight = _panels(*ends.tolist(), 0.02, 8)
+    low, high = target.quantile(torch.tensor([1e-9, 1 - 1e-9], dtype=torch.float64)).tolist()
+    x, weight = _panels(low, high, 0.02, 8)
     log_p, log_q = target.log_prob(x[:, None]), (log_prob or law.log_prob)(x)
     return {"W1": law.w1(target), "KL": float((weight * log_p.exp() * (log_p - log_q)).sum())}
 

@@ -230,7 +230,8 @@ class Process(ABC):
             raise ValueError(
                 f"noise must have the shape of x0, {tuple(x0.shape)}, got {tuple(noise.shape)}"
             )
-        alpha, sigma = (expand(c, x0) for c in (self.alpha(t), self.sigma(t)))
+        curves = self._evaluate_pair(lambda u: (self._alpha(u), self._sigma(u)), t)
+        alpha, sigma = (expand(c, x0) for c in curves)
         return alpha * x0 + sigma * noise
 
     def transition(self, t_from: Number, t_to: Number) -> tuple[Number, Number]:
@@ -365,7 +366,7 @@ def _check_time(t: Any, low: float, high: float, name: str, process: Process) ->
             raise ValueError(f"{name} must be a number or have shape (n,), got {tuple(t.shape)}")
         if t.is_meta or not t.numel():
             return
-        first, last = t.min().item(), t.max().item()
+        first, last = (end.item() for end in t.aminmax())
         # A float32 time may round past a float64 end by half an ulp of that end.
         eps = torch.finfo(t.dtype).eps if t.dtype != torch.float64 else 0.0
         inside = first >= low - _slack(eps, low) and last <= high + _slack(eps, high)

@@ -92,7 +92,7 @@ def train(
     from sdekit import train as run
     from sdekit.data import GaussianMixture
     from sdekit.denoisers import NetworkDenoiser
-    from sdekit.training import excess_loss, minimum_loss
+    from sdekit.training import DenoisingLoss, excess_loss, minimum_loss
     from sdekit.training.checkpoints import checkpoints
 
     _check_device(device)
@@ -109,7 +109,7 @@ def train(
         out=out,
         batch=batch,
         lr=lr,
-        weighting=weighting.value,
+        loss=DenoisingLoss(weighting.value),
         seed=seed,
         resume=resume,
     )
@@ -420,13 +420,14 @@ def _network(source: Any) -> Any:
 def _load(path: Path) -> tuple[Any, tuple[int, ...]]:
     """The averaged model of a checkpoint (or of a run's newest) and the shape of its samples."""
     from sdekit.denoisers import NetworkDenoiser
-    from sdekit.training.checkpoints import checkpoints
+    from sdekit.training.checkpoints import MODEL, checkpoints
 
-    if path.is_dir():
+    if path.is_dir() and not (path / MODEL).exists():
         found = checkpoints(path / "checkpoints")
         if not found:
-            raise FileNotFoundError(f"{path} holds no checkpoints/step-*.safetensors")
+            raise FileNotFoundError(f"{path} holds no checkpoints/step-*")
         path = found[-1]
+    path = path / MODEL if path.is_dir() else path
     model = NetworkDenoiser.load(path).eval()
     return model, _event(path, model.network)
 

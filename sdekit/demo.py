@@ -188,7 +188,7 @@ def _digits(
         batch=64,
         lr=2e-3,
         warmup=50,
-        ema=0.995,
+        half_life=140,
         seed=seed,
         resume=True,
     )

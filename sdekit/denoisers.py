@@ -187,8 +187,11 @@ class NetworkDenoiser(nn.Module, Denoiser):
     ) -> "NetworkDenoiser":
         """The model in a file written by `save`, or by `train`, in eval mode; no code in the file is run.
 
-        A network or process of your own class cannot be rebuilt by name: give an instance.
+        A checkpoint's folder is read as its averaged model. A network or process of your own class cannot
+        be rebuilt by name: give an instance.
         """
+        path = Path(path)
+        path = path / "model.safetensors" if path.is_dir() else path
         tensors, header = load_tensors(path)
         if "model" not in header:
             raise CheckpointError(f"{path} holds no model, only {sorted(header)}")

@@ -7,7 +7,9 @@ since a flipped bit in tensor data loads silently otherwise).
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +41,49 @@ def save_tensors(
     text = json.dumps(full)
     # One entry: safetensors writes several in any order, and equal models should be equal files.
     payload = save(plain, metadata={"sdekit": f"{_text_digest(text)} {text}"})
+    _write(path, payload)
+
+
+def save_text(path: str | Path, text: str) -> None:
+    """Write a text so that `path` is always either the old file or the new one."""
+    _write(Path(path), text.encode())
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `path` at the end: whole, or not at all.
+
+    One that is there already is removed just before.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = _temporary(path)
+    draft.mkdir()
     try:
-        with temporary.open("wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        yield draft
+        _sync_folder(draft)
+        if path.exists():
+            remove_folder(path)
+        draft.rename(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(draft, ignore_errors=True)
         raise
     _sync_folder(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder so that it is never seen half deleted: it loses its name first."""
+    condemned = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
+    path.rename(condemned)
+    shutil.rmtree(condemned)
+
+
+def remove_leftovers(folder: Path, names: str) -> None:
+    """Delete what killed writes and removals of such names (a glob pattern) left in a folder."""
+    for path in folder.glob(f".{names}.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -109,6 +142,26 @@ def _digest(tensor: Tensor) -> str:
 
 def _text_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _write(path: Path, payload: bytes) -> None:
+    """Write a temporary file in the same folder, sync it to disk, rename it over `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

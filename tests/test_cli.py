@@ -115,11 +115,11 @@ def test_two_mode_from_training_to_samples(run, tmp_path):
     code, out, _ = run(*_train(tmp_path / "run"))
     assert code == 0
     least, excess = map(float, re.findall(r"least loss ([\d.]+), excess over it (\S+)", out)[0])
-    model = sk.NetworkDenoiser.load(tmp_path / "run/checkpoints/step-00000020.safetensors")
+    model = sk.NetworkDenoiser.load(tmp_path / "run/checkpoints/step-00000020")
     assert least == pytest.approx(sk.training.minimum_loss(two_mode(), model.process), abs=1e-5)
     expected = sk.training.excess_loss(model.eval(), two_mode())[0]
     assert excess == pytest.approx(expected, rel=0.01)
-    assert "checkpoint " + str(tmp_path / "run/checkpoints/step-00000020.safetensors") in out
+    assert "checkpoint " + str(tmp_path / "run/checkpoints/step-00000020") in out
     assert png(tmp_path / "run" / "loss.png")
 
     target = tmp_path / "new" / "x.npy"
@@ -165,7 +165,7 @@ def test_a_file_of_your_own(run, tmp_path, event, picture):
     assert out.with_suffix(".png").exists() == picture
     # A checkpoint knows the shape by itself, wherever it is moved.
     moved = tmp_path / "moved.safetensors"
-    (folder / "checkpoints" / "step-00000002.safetensors").rename(moved)
+    (folder / "checkpoints" / "step-00000002").rename(moved)
     assert run("sample", moved, "--out", out, "--n", 4, "--steps", 2)[0] == 0
     assert np.load(out).shape == (4, *event)
 
@@ -203,7 +203,7 @@ def test_one_seed_one_network(run, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         call = _train(tmp_path / name, "two-mode", 2, "--seed", seed, "--weighting", "min-snr")
         assert run(*call)[0] == 0
-        path = tmp_path / name / "checkpoints" / "step-00000002.safetensors"
+        path = tmp_path / name / "checkpoints" / "step-00000002"
         tensors[name] = load_tensors(path)[0]
     assert all(torch.equal(v, tensors["b"][k]) for k, v in tensors["a"].items())
     assert not torch.equal(tensors["a"]["losses"], tensors["c"]["losses"])
@@ -216,10 +216,13 @@ def test_resume_continues_a_run_that_was_stopped(run, tmp_path):
     line = ("two-mode", 20, "--weighting", "min-snr")
     stop = {"callback": lambda step, average: step.index == 7}
     sk.train(model, two_mode(), out=tmp_path / "a", **settings, **stop)
-    assert [p.name for p in (tmp_path / "a/checkpoints").iterdir()] == ["step-00000008.safetensors"]
+    assert [p.name for p in (tmp_path / "a/checkpoints").iterdir()] == ["step-00000008"]
     assert run(*_train(tmp_path / "a", *line), "--resume")[0] == 0
     assert run(*_train(tmp_path / "b", *line))[0] == 0
-    a, b = (load_tensors(tmp_path / d / "checkpoints/step-00000020.safetensors")[0] for d in "ab")
+    a, b = (
+        load_tensors(tmp_path / d / "checkpoints/step-00000020/training.safetensors")[0]
+        for d in "ab"
+    )
     assert a.keys() == b.keys()
     assert all(torch.equal(a[k], b[k]) for k in a)
     # Once more, with nothing left to do.
@@ -500,13 +503,13 @@ def test_interrupted_training_keeps_a_checkpoint_to_sample_and_resume(run, tmp_p
         patch.setattr(trainer, "fit", interrupted)
         code, _, err = run(*line)
     assert code == 130
-    last = tmp_path / "run" / "checkpoints" / "step-00000003.safetensors"
+    last = tmp_path / "run" / "checkpoints" / "step-00000003"
     assert err == f"stopped; the last checkpoint is {last}\n"
     out = tmp_path / "x.npy"
     assert run("sample", tmp_path / "run", "--out", out, "--n", 2, "--steps", 2)[0] == 0
     assert np.load(out).shape == (2, 1, 4, 4)
     assert run(*line, "--resume")[0] == 0
-    assert last.with_name("step-00000006.safetensors").exists()
+    assert last.with_name("step-00000006").exists()
 
 
 def test_a_bug_is_not_dressed_up_as_a_wrong_argument(monkeypatch):

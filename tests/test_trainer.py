@@ -36,7 +36,7 @@ from sdekit.networks import MLP, UNet
 from sdekit.processes import Process
 from sdekit.storage import load_tensors
 from sdekit.training import DenoisingLoss, draw_times, excess_loss, fit, minimum_loss
-from sdekit.training.trainer import step_generator
+from sdekit.training.draws import normals, step_generator
 
 TOY = GaussianMixture([0.3, 0.7], [-1.4, 0.6], 0.4)
 quiet = partial(train, progress=False)
@@ -79,16 +79,20 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 #: (model, data, settings): 50 rows and batches of 16 leave a remainder in every epoch.
 SETUPS = {
     "endless": (small, TOY, {"batch": 32}),
-    "rows": (small, normal(50, 1), {"batch": 16, "weighting": "likelihood", "times": "uniform"}),
+    "rows": (
+        small,
+        normal(50, 1),
+        {"batch": 16, "loss": DenoisingLoss("likelihood"), "times": "uniform"},
+    ),
     "few rows": (small, normal(3, 1), {"batch": 16}),
     "dropout": (dropping, normal(50, 1), {"batch": 16, "weight_decay": 0.01}),
-    "constant": (dropping, TOY, {"batch": 8, "schedule": "constant", "ema": 0.5}),
+    "constant": (dropping, TOY, {"batch": 8, "schedule": "constant", "half_life": 1}),
     "condition": (
         partial(small, cond_dim=2),
         normal(50, 1),
         {"batch": 16, "cond": normal(50, 2, seed=1)},
     ),
-    "images": (images, normal(10, 1, 8, 8), {"batch": 4, "weighting": "min-snr"}),
+    "images": (images, normal(10, 1, 8, 8), {"batch": 4, "loss": DenoisingLoss("min-snr")}),
 }
 
 
@@ -101,14 +105,15 @@ def run(setup: str, out: Path | None, steps: int = 60, **changes):
 
 
 def same(a: Path | None, b: Path | None) -> bool:
-    """Whether two checkpoints agree in every bit: model, average, moments, losses, generator, header."""
+    """Whether two checkpoints agree in every bit: model, average, moments, losses, header."""
     assert a is not None
     assert b is not None
-    (ours, our_header), (theirs, their_header) = load_tensors(a), load_tensors(b)
-    assert ours.keys() == theirs.keys()
-    assert {k.split(".")[0] for k in ours} == {"model", "ema", "optimizer", "losses", "rng"}
-    assert our_header == their_header
-    return all(torch.equal(ours[k], theirs[k]) for k in ours)
+    for name in ("model.safetensors", "training.safetensors"):
+        (ours, our_header), (theirs, their_header) = load_tensors(a / name), load_tensors(b / name)
+        assert our_header == their_header
+        if ours.keys() != theirs.keys() or not all(torch.equal(ours[k], theirs[k]) for k in ours):
+            return False
+    return (a / "config.json").read_text() == (b / "config.json").read_text()
 
 
 def child(code: str, *arguments: object) -> subprocess.CompletedProcess:
@@ -132,7 +137,7 @@ def test_a_small_network_learns_the_toy(tmp_path):
     """Loss between the minimum - 4 standard errors and half of where it began; excess far below that."""
     model = small(hidden=32)
     before = excess_loss(model, TOY, n=20_000)[0]
-    result = quiet(model, TOY, steps=400, batch=256, lr=1e-2, ema=0.99, seed=1, out=tmp_path)
+    result = quiet(model, TOY, steps=400, batch=256, lr=1e-2, half_life=69, seed=1, out=tmp_path)
     least, tail = minimum_loss(TOY, VP()), result.losses[-100:]
     error = tail.std().item() / math.sqrt(len(tail))
     assert result.losses.shape == (400,)
@@ -152,7 +157,7 @@ def test_preconditioned_model_learns():
     torch.manual_seed(0)
     model = EDMPrecondition(MLP(1, hidden=32, depth=2), EDM(sigma_max=5.0), sigma_data=1.0)
     before = excess_loss(model, TOY, n=10_000)[0]
-    result = quiet(model, TOY, steps=200, batch=128, lr=1e-2, ema=0.9)
+    result = quiet(model, TOY, steps=200, batch=128, lr=1e-2, half_life=6.6)
     assert isinstance(result.model, EDMPrecondition)
     assert excess_loss(result.model, TOY, n=10_000)[0] < 0.7 * before
 
@@ -161,7 +166,7 @@ def test_conditions_are_paired_with_their_rows():
     """Data equal to their condition: the conditional optimum is 0, the unconditional one 0.28."""
     cond = normal(2000, 1)
     result = quiet(
-        small(cond_dim=1, hidden=32), cond, cond=cond, steps=300, batch=128, lr=1e-2, ema=0.99
+        small(cond_dim=1, hidden=32), cond, cond=cond, steps=300, batch=128, lr=1e-2, half_life=69
     )
     assert result.losses[-50:].mean() < 0.5 * 0.275988
 
@@ -201,7 +206,9 @@ def test_network_of_labels_is_trained_on_the_steps_of_its_chain(zero):
         Table(), VP.from_betas(betas, zero_terminal_snr=zero), "v", time="label"
     )
     before = excess_loss(model, TOY, n=5000)[0]
-    result = quiet(model, TOY, steps=150, batch=40, lr=0.1, ema=0.9, weighting="min-snr")
+    result = quiet(
+        model, TOY, steps=150, batch=40, lr=0.1, half_life=6.6, loss=DenoisingLoss("min-snr")
+    )
     assert seen == set(range(10))
     assert excess_loss(result.model, TOY, n=5000)[0] < 0.5 * before
 
@@ -222,7 +229,7 @@ def rate(k: int, steps: int, lr: float, warmup: int, schedule: str) -> float:
 @pytest.mark.parametrize(("warmup", "schedule"), [(0, "constant"), (5, "constant"), (5, "cosine")])
 def test_run_is_the_loop_written_out(warmup, schedule):
     """float64: optimiser, learning rates, clipping and average, to 1e-12."""
-    steps, lr, clip, ema, decay, seed = 25, 3e-3, 0.5, 0.6, 0.1, 11
+    steps, lr, clip, decay, seed = 25, 3e-3, 0.7, 0.1, 11
     model, reference = small().double(), small().double()
     averaged, norms = [], []
 
@@ -231,16 +238,15 @@ def test_run_is_the_loop_written_out(warmup, schedule):
         norms.append(step.gradient_norm)
 
     result = quiet(
-        model, TOY, steps=steps, batch=16, lr=lr, clip=clip, ema=ema, weight_decay=decay,
+        model, TOY, steps=steps, batch=16, lr=lr, clip=clip, half_life=2, weight_decay=decay,
         warmup=warmup, schedule=schedule, seed=seed, callback=keep,
     )  # fmt: skip
     optimizer = torch.optim.AdamW(reference.parameters(), lr=1.0, weight_decay=decay, fused=False)
     average: list[Tensor] = []
     for k in range(steps):
         x0 = TOY.sample(16, generator=step_generator(seed, k, "data"))
-        g = step_generator(seed, k, "noise")
-        t = draw_times(16, VP(), g)
-        noise = torch.randn(x0.shape, generator=g, dtype=torch.float64)
+        t = draw_times(16, VP(), step_generator(seed, k, "times"))
+        noise = normals(seed, k, 16, range(16), x0.shape[1:], torch.float64)
         loss = DenoisingLoss()(reference, x0, t, noise).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -252,7 +258,7 @@ def test_run_is_the_loop_written_out(warmup, schedule):
         optimizer.param_groups[0]["lr"] = rate(k, steps, lr, warmup, schedule)
         optimizer.step()
         weights = [p.detach().clone() for p in reference.parameters()]
-        d = min(ema, (1 + k) / (10 + k)) if k else 0.0
+        d = min(2**-0.5, (1 + k) / (10 + k)) if k else 0.0
         average = [d * a + (1 - d) * w for a, w in zip(average or weights, weights, strict=True)]
         assert result.losses[k].item() == pytest.approx(loss.item(), rel=1e-11)
         assert norms[k] == pytest.approx(norm, rel=1e-9)
@@ -278,8 +284,8 @@ class Still(nn.Module, Denoiser):
         return 0 * self.weight * x
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.05, 0.7, 0.999])
-def test_average_of_constant_weights_decays_geometrically(ema):
+@pytest.mark.parametrize("half_life", [0.0, 0.25, 2.0, 700.0])
+def test_average_of_constant_weights_decays_geometrically(half_life):
     """Weights 1 at step 0 and 0 after: the average is the product of the decays."""
     model, seen = Still(), []
 
@@ -287,8 +293,9 @@ def test_average_of_constant_weights_decays_geometrically(ema):
         seen.append(average.weight.item())
         nn.init.zeros_(model.weight)
 
-    quiet(model, TOY, steps=40, batch=2, ema=ema, callback=drop)
-    decays = [min(ema, (1 + k) / (10 + k)) for k in range(40)]
+    quiet(model, TOY, steps=40, batch=2, half_life=half_life, callback=drop)
+    decay = 0.5 ** (1 / half_life) if half_life else 0.0
+    decays = [min(decay, (1 + k) / (10 + k)) for k in range(40)]
     expected = [math.prod(decays[1 : k + 1]) for k in range(40)]
     assert seen == pytest.approx(expected, rel=1e-12, abs=1e-300)
 
@@ -381,7 +388,9 @@ def test_data_times_and_noise_depend_on_the_seed_alone():
         return torch.stack(model.states)
 
     first = states(5, 0.0, 1)
-    assert torch.equal(first, states(5, 0.7, 2, lr=1e-4, ema=0.5, warmup=0, schedule="constant"))
+    assert torch.equal(
+        first, states(5, 0.7, 2, lr=1e-4, half_life=1, warmup=0, schedule="constant")
+    )
     assert not torch.equal(first, states(6, 0.0, 1))
 
 
@@ -448,7 +457,7 @@ def agree(resumed, whole) -> None:
 def test_stopped_by_the_callback_and_resumed_is_the_same_run(tmp_path, whole, setup):
     first, _ = run(setup, tmp_path, callback=lambda step, _: step.index == 29)
     assert len(first.losses) == 30
-    assert first.checkpoint == tmp_path / "checkpoints" / "step-00000030.safetensors"
+    assert first.checkpoint == tmp_path / "checkpoints" / "step-00000030"
     agree(run(setup, tmp_path, resume=True), whole(setup))
 
 
@@ -462,8 +471,8 @@ def test_interrupted_and_resumed_is_the_same_run(tmp_path, whole, setup, capsys)
     with pytest.raises(KeyboardInterrupt):
         run(setup, tmp_path, callback=press)
     assert signal.getsignal(signal.SIGINT) is before
-    saved = tmp_path / "checkpoints" / "step-00000030.safetensors"
-    assert saved.is_file()
+    saved = tmp_path / "checkpoints" / "step-00000030"
+    assert saved.is_dir()
     assert f"the last checkpoint is {saved}" in capsys.readouterr().err
     agree(run(setup, tmp_path, resume=True), whole(setup))
 
@@ -478,7 +487,7 @@ t.run("dropout", Path(sys.argv[1]), callback=kill)
     done = child(code, tmp_path)
     assert done.returncode == -signal.SIGKILL, done.stderr
     names = [p.name for p in sorted((tmp_path / "checkpoints").iterdir())]
-    assert names == ["step-00000020.safetensors"]
+    assert names == ["step-00000020"]
     agree(run("dropout", tmp_path, resume=True), whole("dropout"))
 
 
@@ -491,7 +500,7 @@ t.run("rows", Path(sys.argv[1]), callback=stop)
 """
     done = child(code, tmp_path)
     assert done.returncode == 143, done.stderr
-    assert "step-00000035.safetensors" in done.stderr
+    assert "step-00000035" in done.stderr
     assert "Traceback" not in done.stderr
     agree(run("rows", tmp_path, resume=True), whole("rows"))
 
@@ -504,7 +513,7 @@ def test_second_interrupt_is_immediate(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run("rows", tmp_path, callback=press)
-    assert [p.name[:13] for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000020"]
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000020"]
 
 
 def test_interrupt_at_the_last_step_is_not_swallowed(tmp_path):
@@ -554,7 +563,7 @@ def test_constant_rate_may_be_prolonged(tmp_path, whole):
 
 def test_falls_back_when_the_newest_checkpoint_is_truncated(tmp_path, whole):
     run("dropout", tmp_path)
-    newest = tmp_path / "checkpoints" / "step-00000060.safetensors"
+    newest = tmp_path / "checkpoints" / "step-00000060" / "training.safetensors"
     newest.write_bytes(newest.read_bytes()[:-100])
     with pytest.warns(UserWarning, match=r"step-00000060.* is damaged.* trying the one before"):
         resumed = run("dropout", tmp_path, resume=True)
@@ -564,13 +573,14 @@ def test_falls_back_when_the_newest_checkpoint_is_truncated(tmp_path, whole):
 def test_keeps_the_newest_checkpoints_and_clears_leftovers(tmp_path):
     folder = tmp_path / "checkpoints"
     folder.mkdir(parents=True)
-    left = folder / ".step-00000040.safetensors.abc123.tmp"
-    left.write_bytes(b"half")
+    left = folder / ".step-00000040.123.tmp"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
     other = folder / "notes.txt"
     other.write_text("mine")
     run("rows", tmp_path, keep=2, checkpoint_every=10)
     names = sorted(p.name for p in folder.iterdir())
-    assert names == ["notes.txt", "step-00000050.safetensors", "step-00000060.safetensors"]
+    assert names == ["notes.txt", "step-00000050", "step-00000060"]
     with pytest.raises(ValueError, match=r"already holds a run; give resume=True or another out="):
         run("rows", tmp_path)
 
@@ -582,12 +592,13 @@ CHANGES = {
     "batch": ({"batch": 8}, "batch was 16, now 8"),
     "seed": ({"seed": 8}, "seed was 7, now 8"),
     "warmup": ({"warmup": 0}, "warmup was 10, now 0"),
-    "schedule": ({"schedule": "constant"}, "schedule was 'cosine', now 'constant'"),
+    "schedule": ({"schedule": "constant"}, "schedule was 'Cosine()', now 'Constant()'"),
     "weight_decay": ({"weight_decay": 0.1}, "weight_decay was 0.0, now 0.1"),
     "clip": ({"clip": 2.0}, "clip was 1.0, now 2.0"),
-    "ema": ({"ema": 0.9}, "ema was 0.999, now 0.9"),
-    "weighting": ({"weighting": "simple"}, "weighting was 'likelihood', now 'simple'"),
-    "times": ({"times": "stratified"}, "times was 'uniform', now 'stratified'"),
+    "half_life": ({"half_life": 9}, "half_life was 700.0, now 9.0"),
+    "loss": ({"loss": DenoisingLoss()}, "loss was \"DenoisingLoss(weighting='likelihood'"),
+    "times": ({"times": "stratified"}, "stratified=False)', now 'UniformTimes(stratified=True)'"),
+    "optimizer": ({"optimizer": torch.optim.RMSprop}, "optimizer was 'AdamW', now 'RMSprop'"),
     "two": ({"lr": 1e-2, "clip": 2.0}, "lr was 0.003, now 0.01, clip was 1.0, now 2.0"),
 }
 
@@ -660,9 +671,9 @@ def test_nan_stops_with_the_step_and_the_last_good_checkpoint(tmp_path):
             model, TOY, steps=60, batch=8, out=tmp_path, checkpoint_every=10,
             callback=lambda *_: seen.append(copy.deepcopy(model.state_dict())),
         )  # fmt: skip
-    path = tmp_path / "checkpoints" / "step-00000020.safetensors"
+    path = tmp_path / "checkpoints" / "step-00000020"
     assert f"the last good checkpoint is {path}" in str(caught.value)
-    tensors, header = load_tensors(path)
+    tensors, header = load_tensors(path / "training.safetensors")
     assert header["step"] == 20
     assert len(seen) == 25
     for name, value in seen[19].items():
@@ -740,8 +751,12 @@ BAD = {
     "warmup negative": ({"warmup": -1}, ValueError, "warmup must be >= 0"),
     "clip negative": ({"clip": -1.0}, ValueError, "clip must be"),
     "clip zero": ({"clip": 0.0}, ValueError, "clip must be"),
-    "ema one": ({"ema": 1.0}, ValueError, r"ema must be a finite number in \[0, 1\)"),
-    "ema above": ({"ema": 1.5}, ValueError, "ema must be"),
+    "half_life": (
+        {"half_life": -1.0},
+        ValueError,
+        r"half_life must be a finite number in \[0, inf",
+    ),
+    "half_life NaN": ({"half_life": math.nan}, ValueError, "half_life must be"),
     "weight_decay": ({"weight_decay": -1.0}, ValueError, "weight_decay must be"),
     "keep": ({"keep": 0}, ValueError, "keep must be >= 1"),
     "process": (
@@ -753,7 +768,6 @@ BAD = {
     "checkpoint_every": ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be >= 1"),
     "seed negative": ({"seed": -1}, ValueError, "seed must be >= 0"),
     "seed float": ({"seed": 1.5}, TypeError, "seed must be an integer"),
-    "weighting": ({"weighting": "likelyhood"}, ValueError, "did you mean 'likelihood'"),
     "schedule": ({"schedule": "cosin"}, ValueError, "did you mean 'cosine'"),
     "times": ({"times": "random"}, ValueError, "times must be one of"),
     "data int": ({"data": torch.zeros(4, 1, dtype=torch.uint8)}, TypeError, "scale it to float"),
@@ -807,8 +821,8 @@ def test_fit_refuses_a_bad_clip_and_times():
 
 def test_numbers_of_numpy_are_numbers(tmp_path):
     numpy = pytest.importorskip("numpy")
-    options = {"lr": numpy.float32(1e-3), "ema": numpy.float64(0.9), "steps": numpy.int64(3)}
-    assert quiet(small(), ROWS, batch=numpy.int32(4), out=tmp_path, **options).checkpoint.is_file()
+    options = {"lr": numpy.float32(1e-3), "half_life": numpy.float64(9), "steps": numpy.int64(3)}
+    assert quiet(small(), ROWS, batch=numpy.int32(4), out=tmp_path, **options).checkpoint.is_dir()
     record = json.loads((tmp_path / "losses.json").read_text())
     assert record["config"]["lr"] == pytest.approx(1e-3, rel=1e-7)
 

@@ -1,13 +1,15 @@
 """Batches as a function of the step, so that a resumed run sees what it would have seen."""
 
-import random
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sdekit.errors import check_finite
+from sdekit.data.images import Scaling
+from sdekit.errors import check_finite, check_number
+from sdekit.training.draws import step_generator
+from sdekit.training.world import World
 
 
 @runtime_checkable
@@ -22,50 +24,66 @@ class Source(Protocol):
 Data = Tensor | Dataset | Source
 
 
-def step_generator(seed: int, step: int, purpose: str) -> torch.Generator:
-    """The generator of one purpose at one step: a function of its arguments alone."""
-    key = random.Random(f"{seed} {step} {purpose}").getrandbits(63)
-    return torch.Generator().manual_seed(key)
-
-
 class Batches:
-    """Batch k of the data as a function of k: endless samples, or walks through shuffled epochs."""
+    """Batch k of the data as a function of k: endless samples, or walks through shuffled epochs.
+
+    A process of several gets its rows of every batch. Data in memory is indexed a batch at a time.
+    """
 
     def __init__(
-        self, data: Data, cond: Tensor | None, batch: int, seed: int, like: Tensor
+        self,
+        data: Data,
+        *,
+        batch: int,
+        seed: int,
+        like: Tensor,
+        cond: Tensor | None = None,
+        dropout: float = 0.0,
+        null: Tensor | int | None = None,
+        scaling: Scaling | None = None,
     ) -> None:
-        self.batch, self.seed, self.like = batch, seed, like
-        if isinstance(data, Dataset):
-            data = _stacked(data)
-        if not isinstance(data, Tensor) and hasattr(data, "__array__"):
-            data = torch.as_tensor(data)
-        if not isinstance(data, (Tensor, Source)):
-            raise TypeError(
-                f"data must be a tensor, a Dataset or have .sample(n, generator=), got {type(data).__name__}"
-            )
-        self.data, self.cond = data, cond
-        endless = not isinstance(data, Tensor)
-        some = data.sample(1, generator=step_generator(seed, 0, "data")) if endless else data
+        self.batch, self.seed, self.like, self.scaling = batch, seed, like, scaling
+        self.rows = World.current().share(batch)
+        self.data, self.cond = as_data(data), cond
+        some = self._scaled(_some(self.data, seed))
         check_finite("data", some)
         if some.ndim == 0 or not len(some):
             raise ValueError(f"data must hold samples (N, *event), got {tuple(some.shape)}")
         if cond is not None:
-            _check_cond(cond, data)
+            _check_cond(cond, self.data)
+        self.dropout, self.null = _check_dropout(dropout, null, cond)
         #: Shape of one sample.
         self.event = tuple(some.shape[1:])
         self._epochs: dict[int, Tensor] = {}
 
     def __call__(self, step: int) -> Tensor | tuple[Tensor, Tensor]:
-        """x0 of the step, (batch, *event) in the model's dtype and device, and cond if there is one."""
+        """x0 of the step, (rows, *event) in the model's dtype and device, and cond if there is one."""
         if not isinstance(self.data, Tensor):
-            x0 = self.data.sample(self.batch, generator=step_generator(self.seed, step, "data"))
-            return x0.to(self.like)
-        rows = self._rows(step)
-        x0 = self.data[rows].to(self.like)
-        return x0 if self.cond is None else (x0, self.cond[rows].to(self.like.device))
+            drawn = self.data.sample(self.batch, generator=step_generator(self.seed, step, "data"))
+            return self._ready(drawn[self.rows.start : self.rows.stop])
+        places = self._places(step)
+        x0 = self._ready(self.data[places])
+        return x0 if self.cond is None else (x0, self._conditions(step, places))
 
-    def _rows(self, step: int) -> Tensor:
-        """Places step * batch .. of an endless sequence of shuffled epochs."""
+    def _ready(self, x0: Tensor) -> Tensor:
+        return self._scaled(x0).to(self.like, non_blocking=True)
+
+    def _scaled(self, x0: Tensor) -> Tensor:
+        return x0 if self.scaling is None else self.scaling.forward(x0)
+
+    def _conditions(self, step: int, places: Tensor) -> Tensor:
+        """The conditions of a step's rows, some of them replaced by "none"."""
+        assert self.cond is not None
+        cond = self.cond[places]
+        if self.dropout:
+            u = torch.rand(self.batch, generator=step_generator(self.seed, step, "condition"))
+            dropped = u[self.rows.start : self.rows.stop] < self.dropout
+            cond = cond.clone()
+            cond[dropped] = self.null.to(cond)  # type: ignore[union-attr]
+        return cond.to(self.like.device)
+
+    def _places(self, step: int) -> Tensor:
+        """This process's part of places step * batch .. of an endless sequence of shuffled epochs."""
         n, first = len(self.data), step * self.batch  # type: ignore[arg-type]
         last = first + self.batch
         epochs = range(first // n, (last - 1) // n + 1)
@@ -75,8 +93,30 @@ class Batches:
             else torch.randperm(n, generator=step_generator(self.seed, e, "epoch"))
             for e in epochs
         }
-        rows = torch.cat([self._epochs[e] for e in epochs])
-        return rows[first - epochs[0] * n : last - epochs[0] * n]
+        whole = torch.cat([self._epochs[e] for e in epochs]) if len(epochs) > 1 else None
+        order = self._epochs[epochs[0]] if whole is None else whole
+        start = first - epochs[0] * n
+        return order[start + self.rows.start : start + self.rows.stop]
+
+
+def as_data(data: Any) -> Tensor | Source:
+    """A tensor of samples, from a data set or an array too, or endless data as it is."""
+    if isinstance(data, Dataset):
+        return _stacked(data)
+    if not isinstance(data, Tensor) and hasattr(data, "__array__"):
+        return torch.as_tensor(data)
+    if not isinstance(data, (Tensor, Source)):
+        raise TypeError(
+            f"data must be a tensor, a Dataset or have .sample(n, generator=), got {type(data).__name__}"
+        )
+    return data
+
+
+def _some(data: Tensor | Source, seed: int) -> Tensor:
+    """The data, or a sample of endless data."""
+    if isinstance(data, Tensor):
+        return data
+    return data.sample(1, generator=step_generator(seed, 0, "data"))
 
 
 def _stacked(data: Dataset) -> Tensor:
@@ -104,3 +144,23 @@ def _check_cond(cond: Any, data: Tensor | Source) -> None:
         )
     if cond.is_floating_point():
         check_finite("cond", cond)
+
+
+def _check_dropout(
+    dropout: float, null: Tensor | int | None, cond: Tensor | None
+) -> tuple[float, Tensor | None]:
+    """The probability, and what replaces a condition, as a tensor that fits one row."""
+    dropout = check_number("cond_dropout", dropout, 0, 1, open_high=True)
+    if not dropout:
+        return 0.0, None
+    if cond is None or null is None:
+        raise ValueError(
+            "cond_dropout needs cond=, and cond_null=, what stands for no condition: a label such as the "
+            "number of classes, or a vector"
+        )
+    row = torch.as_tensor(null)
+    if row.shape not in (cond.shape[1:], ()):
+        raise ValueError(
+            f"cond_null must have the shape of a row of cond, {tuple(cond.shape[1:])}, got {tuple(row.shape)}"
+        )
+    return dropout, row

@@ -24,6 +24,7 @@ from torch import Tensor
 
 import sdekit as sk
 from sdekit import plotting
+from sdekit.comparison.tables import short_names
 from sdekit.data.images import balanced_subset
 from sdekit.metrics import Floor
 from sdekit.records import Records
@@ -85,10 +86,11 @@ class Table(Records):
             "sure",
             "off balance",
         ]
+        names = short_names(dict.fromkeys(row["sampler"] for row in self.rows))
         body = [
             [
                 row["model"],
-                row["sampler"],
+                names[row["sampler"]],
                 f"{row['calls']:,}",
                 f"{row['CPU s / 1,000']:.0f}",
                 f"{row['FD']:.3f} +- {row['FD se']:.3f}",
@@ -107,7 +109,7 @@ def run(config: Config, out: Path) -> dict[str, Any]:
     print(f"{len(few):,} images of {data.name} to train on")
     judge = Judge.of(data, config.judge, seed=config.seed)
     draw = Draw(config, judge)
-    draw("untrained", network(config), sampler, config.calls)
+    draw("untrained", network(config).eval(), sampler, config.calls)
     model = trained(config, few, out)
     draw("trained", model, sk.samplers.Ancestral(), config.ancestral, grid="uniform", t_end=0.0)
     draw("trained", model, sampler, config.calls)
@@ -223,8 +225,9 @@ def calls_curve(rows: list[dict[str, Any]], floor: Floor, title: str) -> Any:
     """FD with its standard error against network calls, a line a sampler."""
     figure, (axes,) = plotting.figure_of(1, 1, (6.8, 4.2))
     axes.axhspan(0, floor.quantile95, color="#DDDDDD", zorder=0, label="real images")
-    for k, name in enumerate(dict.fromkeys(row["sampler"] for row in rows)):
-        own = sorted((r["calls"], r["FD"], r["FD se"]) for r in rows if r["sampler"] == name)
+    names = short_names(dict.fromkeys(row["sampler"] for row in rows))
+    for k, (sampler, name) in enumerate(names.items()):
+        own = sorted((r["calls"], r["FD"], r["FD se"]) for r in rows if r["sampler"] == sampler)
         calls, values, errors = zip(*own, strict=True)
         style: Any = {"color": plotting.COLOURS[k], "marker": plotting.MARKERS[k], "capsize": 2}
         axes.errorbar(calls, values, errors, ls=plotting.DASHES[k], label=name, **style)

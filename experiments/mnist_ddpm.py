@@ -87,17 +87,17 @@ def run(config: Config, out: Path) -> dict[str, Any]:
     epochs = by_epoch(result.losses, config.batch, len(data.train.images))
     print("mean loss by epoch:", *(f"{loss:.4f}" for loss in epochs))
     plotting.save(loss_curve(epochs, config, data.name), out / "loss.png")
-    figures, figure = by_level(model, scaling, data)
-    plotting.save(figure, out / "levels.png")
+    levels = by_level(model, scaling, data)
+    plotting.save(level_curve(levels, data.name), out / "levels.png")
 
     shape = (config.images, 1, config.size, config.size)
     x = sk.sample(model, shape, sampler=sampler, steps=config.calls, seed=config.seed, chunk=100)
-    levels, real = scaling.to_levels(x.x), data.test.images[: config.images]
-    grids = {"generated": levels[:64], f"{data.name}, test part": real[:64]}
-    shown = {name: SYMMETRIC.forward(images) for name, images in grids.items()}
+    images = scaling.to_levels(x.x)
+    grids = {"generated": images[:64], f"{data.name}, test part": data.test.images[:64]}
+    shown = {name: SYMMETRIC.forward(grid) for name, grid in grids.items()}
     plotting.save(plotting.image_grids(shown), out / "samples.png")
-    figures |= judged(config, data, levels)
-    return {"data": data.name, "losses by epoch": epochs, "calls": x.nfe, **figures}
+    losses = {"loss by epoch": epochs, "loss by level": levels}
+    return {"data": data.name, **losses, "calls": x.nfe, **judged(config, data, images)}
 
 
 def trained(config: Config, data: Pictures, scaling: Scaling, out: Path) -> TrainResult:
@@ -154,32 +154,32 @@ def loss_curve(epochs: list[float], config: Config, name: str) -> Any:
     return figure
 
 
-def by_level(
-    model: sk.NetworkDenoiser, scaling: Scaling, data: Pictures
-) -> tuple[dict[str, Any], Any]:
-    """Loss of the noise at 16 noise levels on test images, and the least of any linear model there."""
+def by_level(model: sk.Denoiser, scaling: Scaling, data: Pictures) -> list[dict[str, float]]:
+    """Loss of the noise on test images at 16 noise levels, and the least of any model linear in x there."""
     x0 = scaling.forward(data.test.images[:500])
-    spread = torch.linalg.eigvalsh(scaling.forward(data.train.images).flatten(1).T.cov()).double()
-    generator = torch.Generator().manual_seed(0)
-    rows = []
+    spread = scaling.forward(data.train.images).flatten(1).T.double().cov()
+    eigenvalues = torch.linalg.eigvalsh(spread).clamp(min=0)
+    generator, rows = torch.Generator().manual_seed(0), []
     for t in torch.linspace(0, 1, 18, dtype=torch.float64)[1:-1].square().tolist():
         alpha, sigma = float(model.process.alpha(t)), float(model.process.sigma(t))
         noise = torch.randn(x0.shape, generator=generator)
         with torch.no_grad():
             found = model.noise(model.process.perturb(x0, t, noise), t)
-        signal = alpha**2 * spread.clamp(min=0)
+        losses = (found - noise).square().flatten(1).mean(1)
         rows.append(
             {
                 "log SNR": float(model.process.log_snr(t)),
-                "network": float((found - noise).square().mean()),
-                "linear": float((signal / (signal + sigma**2)).mean()),
+                "network": float(losses.mean()),
+                "network se": float(losses.std()) / math.sqrt(len(losses)),
+                "linear": float((1 / (1 + sigma**2 / (alpha**2 * eigenvalues))).mean()),
             }
         )
-    return {"loss by level": rows}, level_curve(rows, data.name)
+    return rows
 
 
 @plotting.styled
 def level_curve(rows: list[dict[str, float]], name: str) -> Any:
+    """Both losses by log SNR."""
     figure, (axes,) = plotting.figure_of(1, 1, (6.4, 3.8))
     labels = {"network": "network, test images", "linear": "best linear model (one Gaussian)"}
     for k, (kind, label) in enumerate(labels.items()):
@@ -191,12 +191,12 @@ def level_curve(rows: list[dict[str, float]], name: str) -> Any:
     return figure
 
 
-def judged(config: Config, data: Pictures, levels: Tensor) -> dict[str, Any]:
+def judged(config: Config, data: Pictures, images: Tensor) -> dict[str, Any]:
     """Distances of the generated images from test images beside those of real ones, printed and returned."""
     judge = Judge.of(data, config.judge, seed=config.seed)
-    real = data.train.images[-len(levels) :]
-    found, known = judge.scores(levels), judge.scores(real)
-    floor = judge.floor(len(levels))
+    real = data.train.images[-len(images) :]
+    found, known = judge.scores(images), judge.scores(real)
+    floor = judge.floor(len(images))
     print(f"a LeNet that is right on {judge.classifier.accuracy:.1%} of held-out images sees")
     for name, row in (("generated", found), ("real", known)):
         print(

@@ -34,7 +34,8 @@ def load(name: str, size: int) -> Pictures:
         name: "fashion", "mnist", or "digits" (scikit-learn's, 8 x 8, which are always there).
         size: side in pixels, 28 or 32.
     """
-    check_choice("size", str(size), ("28", "32"))
+    if size not in (28, 32):
+        raise ValueError(f"size must be 28 or 32, got {size}")
     readers = {"fashion": sources.fashion_mnist, "mnist": sources.mnist}
     if check_choice("data", name, (*readers, "digits")) == "digits":
         return _digits(size)

@@ -20,6 +20,7 @@ from sdekit.data import ExactDenoiser, GaussianMixture
 from sdekit.ddpm import DDPM
 from sdekit.denoisers import Denoiser, EDMPrecondition, NetworkDenoiser
 from sdekit.errors import CheckpointError, NumericsError, SdekitError
+from sdekit.learned_variance import LearnedVariance
 from sdekit.likelihood import (
     LogLikelihood,
     bits_per_dim,
@@ -59,6 +60,7 @@ __all__ = [
     "GaussianMixture",
     "Heat",
     "Interpolant",
+    "LearnedVariance",
     "LogLikelihood",
     "MeasuredOrder",
     "NetworkDenoiser",

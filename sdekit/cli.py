@@ -419,7 +419,7 @@ def _network(source: Any) -> Any:
 
 def _load(path: Path) -> tuple[Any, tuple[int, ...]]:
     """The averaged model of a checkpoint (or of a run's newest) and the shape of its samples."""
-    from sdekit.denoisers import NetworkDenoiser
+    from sdekit.denoisers import NetworkModel
     from sdekit.training.checkpoints import MODEL, checkpoints
 
     if path.is_dir() and not (path / MODEL).exists():
@@ -428,7 +428,7 @@ def _load(path: Path) -> tuple[Any, tuple[int, ...]]:
             raise FileNotFoundError(f"{path} holds no checkpoints/step-*")
         path = found[-1]
     path = path / MODEL if path.is_dir() else path
-    model = NetworkDenoiser.load(path).eval()
+    model = NetworkModel.load(path)
     return model, _event(path, model.network)
 
 

@@ -246,6 +246,16 @@ class Process(ABC):
         scale = self._evaluate2(_unless_equal(self._scale, 1.0), t_from, t_to)
         return scale, self._evaluate2(_unless_equal(std, 0.0), t_from, t_to)
 
+    def bridge(self, t_from: Number, t_to: Number) -> tuple[Number, Number, Number]:
+        """(keep, pull, std) of x_to | x_from, x_0 ~ N(keep x_from + pull x_0, std^2 I), backward.
+
+        t_to <= t_from in [0, T], sigma(t_from) > 0. Ho et al. 2020, eq. 7, for any process and any two times.
+        """
+        scale, std = self.transition(t_to, t_from)
+        noise = self.sigma(t_from)
+        shrink = self.sigma(t_to) / noise
+        return scale * shrink * shrink, self.alpha(t_to) * (std / noise) ** 2, std * shrink
+
     def delta_log_snr(self, s: Number, t: Number) -> Number:
         """log_snr(t) - log_snr(s), with all digits when s and t are close; both in [0, T]."""
         forward = _unless_equal(self._delta_log_snr, 0.0)

@@ -165,7 +165,7 @@ def test_a_file_of_your_own(run, tmp_path, event, picture):
     assert out.with_suffix(".png").exists() == picture
     # A checkpoint knows the shape by itself, wherever it is moved.
     moved = tmp_path / "moved.safetensors"
-    (folder / "checkpoints" / "step-00000002").rename(moved)
+    (folder / "checkpoints/step-00000002/model.safetensors").rename(moved)
     assert run("sample", moved, "--out", out, "--n", 4, "--steps", 2)[0] == 0
     assert np.load(out).shape == (4, *event)
 
@@ -203,7 +203,7 @@ def test_one_seed_one_network(run, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         call = _train(tmp_path / name, "two-mode", 2, "--seed", seed, "--weighting", "min-snr")
         assert run(*call)[0] == 0
-        path = tmp_path / name / "checkpoints" / "step-00000002"
+        path = tmp_path / name / "checkpoints/step-00000002/training.safetensors"
         tensors[name] = load_tensors(path)[0]
     assert all(torch.equal(v, tensors["b"][k]) for k, v in tensors["a"].items())
     assert not torch.equal(tensors["a"]["losses"], tensors["c"]["losses"])
@@ -212,7 +212,8 @@ def test_one_seed_one_network(run, tmp_path):
 def test_resume_continues_a_run_that_was_stopped(run, tmp_path):
     torch.manual_seed(0)
     model = sk.NetworkDenoiser(sk.networks.MLP(dim=1), sk.VP())
-    settings = {"steps": 20, "batch": 64, "seed": 0, "weighting": "min-snr", "progress": False}
+    settings = {"steps": 20, "batch": 64, "seed": 0, "progress": False}
+    settings["loss"] = sk.training.DenoisingLoss("min-snr")
     line = ("two-mode", 20, "--weighting", "min-snr")
     stop = {"callback": lambda step, average: step.index == 7}
     sk.train(model, two_mode(), out=tmp_path / "a", **settings, **stop)
@@ -367,7 +368,7 @@ def files(tmp_path_factory, trained):
     np.save(folder / "whole.npy", np.zeros((100, 2)))
     (folder / "cut.npy").write_bytes((folder / "whole.npy").read_bytes()[:300])
     torch.save({"a": torch.zeros(2)}, folder / "pickled.pt")
-    whole = next((trained / "checkpoints").iterdir()).read_bytes()
+    whole = next(trained.glob("checkpoints/*/model.safetensors")).read_bytes()
     (folder / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     flipped = bytearray(whole)
     flipped[-5] ^= 1

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -35,13 +36,8 @@ def study(
         out, hurried = given.pop("out"), given.pop("quick")
         told = {name: value for name, value in given.items() if value is not None}
         chosen = config(**{**(quick if hurried else {}), **told})
-        out.mkdir(parents=True, exist_ok=True)
-        wall, cpu = time.perf_counter(), time.process_time()
-        figures = run(chosen, out)
-        cost = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-        summary = {"config": asdict(chosen), **figures, **cost}
-        (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-        print(f"{cost['seconds']:.0f} s, {cost['cpu_seconds']:.0f} s of processor time")
+        summary = recorded(run, chosen, out, asdict(chosen))
+        print(f"{summary['seconds']:.0f} s, {summary['cpu_seconds']:.0f} s of processor time")
         print(f"written to {out}")
 
     command.__doc__ = (sys.modules["__main__"].__doc__ or "").partition("\n")[0]
@@ -49,6 +45,27 @@ def study(
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command()(command)
     app()
+
+
+def recorded(
+    run: Callable[[Any, Path], Mapping[str, Any]], config: Any, out: Path, description: Any
+) -> dict[str, Any]:
+    """Run a config in a folder of its own; what it returned, with its cost, is then in summary.json.
+
+    The file is renamed into place when it is whole, so a run that has one is done.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    wall, cpu = time.perf_counter(), time.process_time()
+    figures = run(config, out)
+    cost = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+    summary = {"config": description, **figures, **cost}
+    temporary = out / f".summary.{os.getpid()}.tmp"
+    with temporary.open("w") as file:
+        file.write(json.dumps(summary, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(out / "summary.json")
+    return summary
 
 
 def _options(config: type) -> list[inspect.Parameter]:

@@ -103,9 +103,10 @@ class UNet(nn.Module):
         Raises:
             ValueError: a shape or label does not fit, or `cond` is missing or unexpected.
         """
-        self._check_image(x)
+        check_image(x, self.channels, math.lcm(2, self.patch))
+        labels = check_labels(x, cond, self.num_classes)
         e = self.time_in(self.features(check_times(t, x)))
-        e = F.silu(e if (labels := self._labels(x, cond)) is None else e + labels)
+        e = F.silu(e if self.class_in is None else e + self.class_in(labels))
         h, skips = self.x_in(F.pixel_unshuffle(x, self.patch)), []
         for k, block in enumerate(self.down):
             if k and k % self.depth == 0:
@@ -118,36 +119,37 @@ class UNet(nn.Module):
             h = block(torch.cat([_enlarge(h, skip), skip], dim=1), e)
         return F.pixel_shuffle(self.out(F.silu(self.out_norm(h))), self.patch)
 
-    def _check_image(self, x: Tensor) -> None:
-        if x.ndim != 4 or x.shape[1] != self.channels:
-            raise ValueError(
-                f"x must have shape (n, {self.channels}, height, width), got {tuple(x.shape)}"
-            )
-        divisor = math.lcm(2, self.patch)
-        if x.shape[2] % divisor or x.shape[3] % divisor or not x.shape[2] * x.shape[3]:
-            raise ValueError(
-                f"height and width must be even and divide by patch = {self.patch}, "
-                f"got {x.shape[2]} x {x.shape[3]}"
-            )
 
-    def _labels(self, x: Tensor, cond: Tensor | None) -> Tensor | None:
-        if self.class_in is None:
-            if cond is not None:
-                raise ValueError("cond was given, but this UNet takes none (num_classes is 0)")
-            return None
-        if cond is None:
-            raise ValueError("cond is missing: this UNet needs integer labels of shape (n,)")
-        if cond.shape != x.shape[:1] or cond.is_floating_point() or cond.dtype == torch.bool:
-            raise ValueError(
-                f"cond must hold integer labels of shape ({x.shape[0]},), "
-                f"got {cond.dtype} of shape {tuple(cond.shape)}"
-            )
-        if cond.numel() and not 0 <= int(cond.min()) <= int(cond.max()) < self.num_classes:
-            raise ValueError(
-                f"cond must hold labels in 0 .. {self.num_classes - 1}, "
-                f"got {int(cond.min())} .. {int(cond.max())}"
-            )
-        return self.class_in(cond.long())
+def check_image(x: Tensor, channels: int, divisor: int) -> None:
+    """x has shape (n, channels, height, width), with sides that divide by `divisor`."""
+    if x.ndim != 4 or x.shape[1] != channels:
+        raise ValueError(f"x must have shape (n, {channels}, height, width), got {tuple(x.shape)}")
+    height, width = x.shape[2:]
+    if min(height, width) < 1 or height % divisor or width % divisor:
+        raise ValueError(
+            f"height and width must be positive and divide by {divisor}, got {height} x {width}"
+        )
+
+
+def check_labels(x: Tensor, cond: Tensor | None, num_classes: int) -> Tensor | None:
+    """`cond` as int64 labels of the batch x, None for a network of no classes."""
+    if num_classes == 0:
+        if cond is not None:
+            raise ValueError("cond was given, but this network takes none (it has no classes)")
+        return None
+    if cond is None:
+        raise ValueError("cond is missing: this network needs integer labels of shape (n,)")
+    if cond.shape != x.shape[:1] or cond.is_floating_point() or cond.dtype == torch.bool:
+        raise ValueError(
+            f"cond must hold integer labels of shape ({x.shape[0]},), "
+            f"got {cond.dtype} of shape {tuple(cond.shape)}"
+        )
+    if cond.numel() and not 0 <= int(cond.min()) <= int(cond.max()) < num_classes:
+        raise ValueError(
+            f"cond must hold labels in 0 .. {num_classes - 1}, "
+            f"got {int(cond.min())} .. {int(cond.max())}"
+        )
+    return cond.long()
 
 
 class _Block(nn.Module):

@@ -22,6 +22,7 @@ from sdekit.sampling.grids import (
 )
 from sdekit.sampling.langevin import AnnealedLangevin
 from sdekit.sampling.leapfrog import Leapfrog
+from sdekit.sampling.learned_ancestral import LearnedAncestral
 from sdekit.sampling.multistep import (
     DEIS,
     DPMSolverMultistep,
@@ -109,6 +110,7 @@ __all__ = [
     "ItoExponential",
     "Karras",
     "Leapfrog",
+    "LearnedAncestral",
     "LogSNR",
     "LogSNRRungeKutta",
     "NormCorrector",

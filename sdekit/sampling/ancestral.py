@@ -128,10 +128,9 @@ def _write(
 ) -> Form:
     """Steps with the variance beta-tilde + pull^2 spread(s), or with the whole of the forward transition."""
     for s, t in pairwise(nodes):
-        scale, std = (float(c) for c in process.transition(t.t, s.t))
-        keep, pull = scale * (t.sigma / s.sigma) ** 2, t.alpha * (std / s.sigma) ** 2
+        keep, pull, noise = (float(c) for c in process.bridge(s.t, t.t))
         extra = spread(s.t)
-        noise = std if whole else std * t.sigma / s.sigma
+        noise = float(process.transition(t.t, s.t)[1]) if whole else noise
         noise = sqrt(noise**2 + pull**2 * extra) if extra else noise
         z = tape.normal((s.rho**-2, t.rho**-2))
         x = tape.node(keep * x + pull * tape.data(x, s) + noise * z, t)
@@ -194,10 +193,5 @@ def _exact_average(mixture: GaussianMixture, process: Process, t: float) -> floa
     if len(mixture.means) == 1:
         variances = mixture.variances
         return float((variances * sigma2 / (alpha2 * variances + sigma2)).mean())
-    law, (points, weights) = mixture.at(process, t), np.polynomial.legendre.leggauss(8)
-    z = torch.arange(-9, 9.5, 0.5, dtype=torch.float64)
-    cuts = (law.means + law.variances.sqrt() * z).flatten().sort().values
-    half = 0.5 * cuts.diff()[:, None]
-    x = (cuts[:-1, None] + half + half * torch.from_numpy(points)).reshape(-1, 1)
-    spread = mixture.posterior(process, x, t).covariance.flatten()
-    return float((half * torch.from_numpy(weights)).flatten() @ (law.log_prob(x).exp() * spread))
+    x, weights = mixture.at(process, t).quadrature()
+    return float(weights @ mixture.denoiser(process).variance(x, t).flatten())

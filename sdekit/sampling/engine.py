@@ -6,7 +6,7 @@ too. Counting, conditions, callbacks, progress, early stop and the watch for NaN
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from sdekit.denoisers import Denoiser, checked_output
 from sdekit.elementary import Number
 from sdekit.errors import NumericsError
+from sdekit.learned_variance import StepModel
 from sdekit.processes import Process
 from sdekit.sampling.plan import Plan, Register
 
@@ -61,6 +62,17 @@ class Engine:
         if self._check:
             require_finite(out, t, self.nfe, self.denoiser.process)
         return out
+
+    def reverse(self, t: float, s: float, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The model's own mean and variance of x_s given x_t = x; counted, their shapes checked."""
+        self.nfe += 1
+        model = cast(StepModel, self.denoiser)
+        mean, variance = (
+            checked_output(out, x) for out in model.reverse(x, t, s, **self._conditions)
+        )
+        if self._check:
+            require_finite(mean + variance, t, self.nfe, self.denoiser.process)
+        return mean, variance
 
     def reached(self, index: int, t: float, x: Tensor) -> None:
         """Report the state at a grid node."""

@@ -3,6 +3,7 @@
 from sdekit.training.fit import Loss, Step, fit
 from sdekit.training.losses import DenoisingLoss
 from sdekit.training.minima import excess_loss, minimum_loss
+from sdekit.training.per_step_kl import Hybrid, PerStepKL, kl_minima
 from sdekit.training.rates import Plateau
 from sdekit.training.times import (
     ImportanceTimes,
@@ -17,9 +18,11 @@ from sdekit.training.world import World
 
 __all__ = [
     "DenoisingLoss",
+    "Hybrid",
     "ImportanceTimes",
     "LogNormalTimes",
     "Loss",
+    "PerStepKL",
     "Plateau",
     "Step",
     "TimeLaw",
@@ -29,6 +32,7 @@ __all__ = [
     "draw_times",
     "excess_loss",
     "fit",
+    "kl_minima",
     "minimum_loss",
     "resolve_times",
     "train",

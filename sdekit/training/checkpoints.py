@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from sdekit import storage
-from sdekit.denoisers import NetworkDenoiser, describe, load_weights
+from sdekit.denoisers import NetworkModel, describe, load_weights
 from sdekit.errors import CheckpointError
 from sdekit.training.settings import config_hash, versions
 
@@ -123,9 +123,9 @@ class TrainingState:
             ) from None
 
     def _header(self) -> dict[str, Any]:
-        """What `NetworkDenoiser.load` asks for, and the settings."""
+        """What `NetworkModel.load` asks for, and the settings."""
         header, average = {"step": self.step, "config": self.config}, self.average.module
-        if isinstance(average, NetworkDenoiser):
+        if isinstance(average, NetworkModel):
             header |= {"model": describe(average), "weights_prefix": "model.network."}
         return header
 
@@ -172,7 +172,8 @@ def checkpoints(folder: Path) -> list[Path]:
 def _settings(header: dict[str, Any]) -> dict[str, Any]:
     """What a resumed run must have the same: its numbers, and how its network is told the time."""
     model = header.get("model", {})
-    return {**header["config"], **{k: model[k] for k in ("time", "labels") if k in model}}
+    told = ("time", "labels", "parameterisation")
+    return {**header["config"], **{k: model[k] for k in told if k in model}}
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

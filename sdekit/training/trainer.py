@@ -214,8 +214,8 @@ def train(
             raise NumericsError(f"{error}; training stopped and {where}") from error
         seconds = time.perf_counter() - began
         world.wait()
-        if stopped:
-            stopped[0](last)
+    if stopped:
+        stopped[0](last)
     if out is not None and world.writes:
         record = {"config": state.config, "seconds": seconds, "losses": state.losses}
         save_text(Path(out) / "losses.json", json.dumps(record))

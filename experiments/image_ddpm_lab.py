@@ -26,6 +26,7 @@ import sdekit as sk
 from sdekit import plotting
 from sdekit.comparison.tables import short_names
 from sdekit.data.images import balanced_subset
+from sdekit.ddpm import linear_betas
 from sdekit.metrics import Floor
 from sdekit.records import Records
 from sdekit.training import DenoisingLoss
@@ -155,7 +156,7 @@ def network(config: Config) -> sk.NetworkDenoiser:
     """An untrained model on the chain; told the log-SNR, it knows the times between the steps as well."""
     torch.manual_seed(config.seed)
     unet = sk.networks.UNet(widths=(32, 64, 128), patch=2, time_scale=0.05, dropout=config.dropout)
-    process = sk.VP.from_betas(sk.ddpm.linear_betas(1_000))
+    process = sk.VP.from_betas(linear_betas(1_000))
     return sk.NetworkDenoiser(unet, process, "v", time="log_snr")
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 import sdekit as sk
 from sdekit import plotting
 from sdekit.data.images import Augmented, Scaling
+from sdekit.ddpm import cosine_betas, linear_betas, quadratic_betas
 from sdekit.errors import check_choice
 from sdekit.training import DenoisingLoss, Plateau, TrainResult
 
@@ -35,9 +36,9 @@ PUBLISHED = (
 )  # fmt: skip
 
 CHAINS = {
-    "linear": sk.ddpm.linear_betas,  # 1e-4 to 0.02
-    "quadratic": sk.ddpm.quadratic_betas,
-    "cosine": sk.ddpm.cosine_betas,
+    "linear": linear_betas,  # 1e-4 to 0.02
+    "quadratic": quadratic_betas,
+    "cosine": cosine_betas,
 }
 RANGES = {"symmetric": SYMMETRIC, "unit": Scaling((0.0,), (255.0,))}
 
@@ -74,7 +75,7 @@ class Config:
     resume: bool = option(False, "Go on with the run in --out.")
 
 
-QUICK = {"steps": 40, "batch": 32, "images": 100, "calls": 8, "judge": 2_000}
+QUICK = {"steps": 30, "batch": 32, "images": 100, "calls": 8, "judge": 2_000}
 
 
 def run(config: Config, out: Path) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def run(config: Config, out: Path) -> dict[str, Any]:
     epochs = by_epoch(result.losses, config.batch, len(data.train.images))
     print("mean loss by epoch:", *(f"{loss:.4f}" for loss in epochs))
     plotting.save(loss_curve(epochs, config, data.name), out / "loss.png")
-    levels = by_level(model, scaling, data)
+    levels = by_level(model, scaling, data, min(500, config.images))
     plotting.save(level_curve(levels, data.name), out / "levels.png")
 
     shape = (config.images, 1, config.size, config.size)
@@ -154,9 +155,11 @@ def loss_curve(epochs: list[float], config: Config, name: str) -> Any:
     return figure
 
 
-def by_level(model: sk.Denoiser, scaling: Scaling, data: Pictures) -> list[dict[str, float]]:
-    """Loss of the noise on test images at 16 noise levels, and the least of any model linear in x there."""
-    x0 = scaling.forward(data.test.images[:500])
+def by_level(
+    model: sk.Denoiser, scaling: Scaling, data: Pictures, n: int = 500
+) -> list[dict[str, float]]:
+    """Loss of the noise on n test images at 16 noise levels, and the least of any model linear in x."""
+    x0 = scaling.forward(data.test.images[:n])
     spread = scaling.forward(data.train.images).flatten(1).T.double().cov()
     eigenvalues = torch.linalg.eigvalsh(spread).clamp(min=0)
     generator, rows = torch.Generator().manual_seed(0), []

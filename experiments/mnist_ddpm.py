@@ -55,14 +55,17 @@ class Config:
     schedule: str = option("linear", "Its betas: linear, quadratic or cosine.")
     prediction: str = option("v", "What the network predicts: v, noise or data.")
     norm: str = option("l2", "Of the error of the noise: l2 or l1.")
-    epochs: float = option(6.0, "Passes over the data.")
+    times: str = option(
+        "stratified", "Law of the training times; log-normal draws fewer extreme ones."
+    )
+    epochs: float = option(10.0, "Passes over the data.")
     steps: int = option(0, "Optimiser steps instead of epochs, if not 0.")
-    batch: int = option(64, "Images a step.")
+    batch: int = option(32, "Images a step.")
     accumulate: int = option(1, "Parts that a batch goes through the network in.")
     lr: float = option(2e-3, "Peak learning rate.")
     rate: str = option("cosine", "How it falls: cosine, constant or plateau (halved).")
     clip: float = option(1.0, "Largest gradient norm.")
-    half_life: float = option(300.0, "Of the averaged weights, in steps.")
+    half_life: float = option(700.0, "Of the averaged weights, in steps.")
     precision: str = option("bf16", "Of the network in training, bf16 or float32.")
     sampler: str = option("dpm-solver-pp", "A name of `sdekit samplers`.")
     calls: int = option(20, "Steps of the sampler.")
@@ -75,7 +78,7 @@ class Config:
     resume: bool = option(False, "Go on with the run in --out.")
 
 
-QUICK = {"steps": 30, "batch": 32, "images": 100, "calls": 8, "judge": 2_000}
+QUICK = {"steps": 30, "images": 100, "calls": 8, "judge": 2_000}
 
 
 def run(config: Config, out: Path) -> dict[str, Any]:
@@ -122,6 +125,7 @@ def trained(config: Config, data: Pictures, scaling: Scaling, out: Path) -> Trai
         steps=steps,
         out=out,
         loss=DenoisingLoss(norm=config.norm),
+        times=config.times,
         seed=config.seed,
         batch=config.batch,
         accumulate=config.accumulate,

@@ -194,22 +194,16 @@ def reported(config: Config, draw: Draw, data: Pictures, few: Tensor, out: Path)
     error = math.hypot(short["FD se"], chain["FD se"])
     print(f"real images score {floor.mean:.3f}, 95 % below {floor.quantile95:.3f}")
     print(f"{short['calls']} calls against {chain['calls']:,}: {gap:+.3f} +- {error:.3f}")
-    names = [
-        "untrained",
-        f"{chain['calls']:,} calls, ancestral",
-        f"{short['calls']} calls, {config.sampler}",
-    ]
-    sets = dict(zip(names, draw.levels, strict=False))
-    grids = {name: SYMMETRIC.forward(levels[:64]) for name, levels in sets.items()}
-    grids[f"{data.name}, test part"] = SYMMETRIC.forward(data.test.images[:64])
+    names = (f"ancestral, {chain['calls']:,} calls", f"{config.sampler}, {short['calls']} calls")
+    sets = {name: SYMMETRIC.forward(draw.levels[k]) for k, name in enumerate(names, 1)}
+    real = SYMMETRIC.forward(data.test.images)
+    grids = {
+        name: images[:64] for name, images in {**sets, f"{data.name}, test part": real}.items()
+    }
     plotting.save(plotting.image_grids(grids), out / "samples.png")
     plotting.save(calls_curve(draw.rows[1:], floor, data.name), out / "calls.png")
-    copies = sk.compare_sets(
-        {name: SYMMETRIC.forward(levels) for name, levels in list(sets.items())[1:]},
-        SYMMETRIC.forward(few),
-        SYMMETRIC.forward(data.test.images[: len(few)]),
-        draw.judge.classifier.network,
-    )
+    judge = draw.judge.classifier
+    copies = sk.compare_sets(sets, SYMMETRIC.forward(few), real[: len(few)], judge.network)
     (out / "copies.md").write_text(copies.markdown() + "\n")
     return {
         "data": data.name,
@@ -219,7 +213,7 @@ def reported(config: Config, draw: Draw, data: Pictures, few: Tensor, out: Path)
         "gap": gap,
         "gap se": error,
         "copies": copies.rows,
-        "LeNet accuracy": draw.judge.classifier.accuracy,
+        "LeNet accuracy": judge.accuracy,
     }
 
 
@@ -234,7 +228,10 @@ def calls_curve(rows: list[dict[str, Any]], floor: Floor, title: str) -> Any:
         calls, values, errors = zip(*own, strict=True)
         style: Any = {"color": plotting.COLOURS[k], "marker": plotting.MARKERS[k], "capsize": 2}
         axes.errorbar(calls, values, errors, ls=plotting.DASHES[k], label=name, **style)
-    axes.set(xscale="log", yscale="log", xlabel="network calls", ylabel="FD-LeNet", title=title)
+    axes.set(xscale="log", xlabel="network calls", ylabel="FD-LeNet", title=title, ylim=(0, None))
+    ticks = sorted({row["calls"] for row in rows})
+    axes.set_xticks(ticks, [f"{calls:,}" for calls in ticks])
+    axes.minorticks_off()
     axes.legend(fontsize=8)
     return figure
 

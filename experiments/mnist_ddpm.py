@@ -5,9 +5,10 @@
 A run that was stopped goes on with --resume, bit for bit. Of one that is finished, --resume draws new
 pictures, as in `--resume --sampler ancestral --calls 1000`; `sdekit sample` reads its checkpoints too.
 
-What to see: loss.png, the mean loss of every epoch beside the 35 epochs of the DSPA appendix (I. Dinov, MNIST
-in R torch, the same chain): 0.311 after 5 epochs, 0.112 after 35. levels.png, the loss by noise level on test
-images, beside the least loss of a model that is linear in x. samples.png, generated images beside real ones.
+What to see: loss.png, the mean loss of every epoch beside the 35 epochs of the DSPA appendix (I. Dinov,
+MNIST in R torch, the same chain), 0.311 after 5 and 0.112 after 35, and beside the least loss of a model that
+is linear in x, which follows from the covariance of the data; levels.png, the same on test images by noise
+level. samples.png, generated images beside real ones.
 """
 
 import math
@@ -90,7 +91,10 @@ def run(config: Config, out: Path) -> dict[str, Any]:
     model = sk.NetworkDenoiser.load(result.checkpoint)
     epochs = by_epoch(result.losses, config.batch, len(data.train.images))
     print("mean loss by epoch:", *(f"{loss:.4f}" for loss in epochs))
-    plotting.save(loss_curve(epochs, config, data.name), out / "loss.png")
+    chain = torch.arange(1, config.chain + 1, dtype=torch.float64) / config.chain
+    linear = float(linear_losses(model.process, scaling, data, chain).mean())
+    print(f"least of a linear model: {linear:.4f}")
+    plotting.save(loss_curve(epochs, linear, config, data.name), out / "loss.png")
     levels = by_level(model, scaling, data, min(500, config.images))
     plotting.save(level_curve(levels, data.name), out / "levels.png")
 
@@ -100,7 +104,7 @@ def run(config: Config, out: Path) -> dict[str, Any]:
     grids = {"generated": images[:64], f"{data.name}, test part": data.test.images[:64]}
     shown = {name: SYMMETRIC.forward(grid) for name, grid in grids.items()}
     plotting.save(plotting.image_grids(shown), out / "samples.png")
-    losses = {"loss by epoch": epochs, "loss by level": levels}
+    losses = {"loss by epoch": epochs, "linear loss": linear, "loss by level": levels}
     return {"data": data.name, **losses, "calls": x.nfe, **judged(config, data, images)}
 
 
@@ -146,17 +150,27 @@ def by_epoch(losses: Tensor, batch: int, images: int) -> list[float]:
 
 
 @plotting.styled
-def loss_curve(epochs: list[float], config: Config, name: str) -> Any:
-    """Mean loss by epoch beside the published curve."""
+def loss_curve(epochs: list[float], linear: float, config: Config, name: str) -> Any:
+    """Mean loss by epoch, the least of any linear model, and the published curve."""
     figure, (axes,) = plotting.figure_of(1, 1, (6.4, 3.8))
     own = f"{name}, {config.size} x {config.size}, {config.levels} range, {config.norm}"
-    axes.plot(range(1, len(epochs) + 1), epochs, "o-", color=plotting.COLOURS[0], label=own)
     published = "published: MNIST, unit range, l2 (DSPA appendix)"
-    places = range(1, len(PUBLISHED) + 1)
-    axes.plot(places, PUBLISHED, "s--", ms=3, color=plotting.COLOURS[1], label=published)
-    axes.set(xlabel="epoch", ylabel="mean loss of the epoch", yscale="log")
+    for k, (losses, label) in enumerate(((epochs, own), (PUBLISHED, published))):
+        style: Any = {"color": plotting.COLOURS[k], "ls": plotting.DASHES[k], "label": label}
+        axes.plot(range(1, len(losses) + 1), losses, marker=plotting.MARKERS[k], ms=4, **style)
+    label = f"best linear model of {name}, l2"
+    axes.axhline(linear, color=plotting.COLOURS[2], ls="-.", label=label)
+    axes.set(xlabel="epoch", ylabel="mean loss of the epoch", ylim=(0, None))
     axes.legend()
     return figure
+
+
+def linear_losses(process: sk.Process, scaling: Scaling, data: Pictures, times: Tensor) -> Tensor:
+    """Least loss of the noise at these times of any model linear in x, from the covariance of the data."""
+    spread = scaling.forward(data.train.images).flatten(1).T.double().cov()
+    eigenvalues = torch.linalg.eigvalsh(spread).clamp(min=0)
+    noise_to_signal = torch.exp(-torch.as_tensor(process.log_snr(times)))
+    return (1 / (1 + noise_to_signal[:, None] / eigenvalues)).mean(1)
 
 
 def by_level(
@@ -164,11 +178,10 @@ def by_level(
 ) -> list[dict[str, float]]:
     """Loss of the noise on n test images at 16 noise levels, and the least of any model linear in x."""
     x0 = scaling.forward(data.test.images[:n])
-    spread = scaling.forward(data.train.images).flatten(1).T.double().cov()
-    eigenvalues = torch.linalg.eigvalsh(spread).clamp(min=0)
+    times = torch.linspace(0, 1, 18, dtype=torch.float64)[1:-1].square()
+    least = linear_losses(model.process, scaling, data, times).tolist()
     generator, rows = torch.Generator().manual_seed(0), []
-    for t in torch.linspace(0, 1, 18, dtype=torch.float64)[1:-1].square().tolist():
-        alpha, sigma = float(model.process.alpha(t)), float(model.process.sigma(t))
+    for t, linear in zip(times.tolist(), least, strict=True):
         noise = torch.randn(x0.shape, generator=generator)
         with torch.no_grad():
             found = model.noise(model.process.perturb(x0, t, noise), t)
@@ -178,7 +191,7 @@ def by_level(
                 "log SNR": float(model.process.log_snr(t)),
                 "network": float(losses.mean()),
                 "network se": float(losses.std()) / math.sqrt(len(losses)),
-                "linear": float((1 / (1 + sigma**2 / (alpha**2 * eigenvalues))).mean()),
+                "linear": linear,
             }
         )
     return rows

@@ -10,12 +10,13 @@ from helpers import bad_input, normal
 
 import sdekit as sk
 from sdekit import cli
+from sdekit.data.images import Labelled
 from sdekit.metrics import FeatureSet, frechet_distance
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 
 from harness.images import SYMMETRIC, Judge, Pictures, frechet_with_error, load, sampler_named
-from mnist_ddpm import by_epoch, by_level
+from mnist_ddpm import by_epoch, by_level, linear_losses
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +146,17 @@ def test_the_linear_bound_is_what_one_gaussian_reaches(digits):
     for row in rows:
         assert abs(row["network"] - row["linear"]) < 4 * row["network se"]
         assert row["network se"] < 0.05 * row["network"]
+
+
+def test_the_linear_bound_of_independent_pixels_in_closed_form():
+    """Of pixels of variance v it is alpha^2 v / (alpha^2 v + sigma^2)."""
+    levels = torch.randint(
+        0, 256, (4000, 1, 2, 2), generator=torch.Generator().manual_seed(0)
+    ).byte()
+    part = Labelled(levels, torch.zeros(4000, dtype=torch.int64))
+    process, times = sk.VP(), torch.tensor([0.01, 0.3, 0.9], dtype=torch.float64)
+    found = linear_losses(process, SYMMETRIC, Pictures("noise", part, part), times)
+    signal = process.alpha(times) ** 2 * (256**2 - 1) / 12 / 127.5**2
+    expected = signal / (signal + process.sigma(times) ** 2)
+    # Eigenvalues of 4,000 draws spread by a few per cent, their mean by 4 * 0.9 / sqrt(16,000).
+    assert found == pytest.approx(expected, rel=0.03)

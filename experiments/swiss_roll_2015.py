@@ -48,7 +48,7 @@ class Config:
     lr: float = option(1e-2, "Peak learning rate.")
     samples: int = option(10_000, "Samples to judge.")
     draws: int = option(10_000, "Points a step of the chain at which the divergence is measured.")
-    floor_draws: int = option(2_000, "Points a step at which the least divergence is measured.")
+    floor_draws: int = option(1_000, "Points a step at which the least divergence is measured.")
     repeats: int = option(8, "Pairs of exact sets for the floor of the distance between sets.")
     seed: int = option(0, "Of everything random.")
 
@@ -90,8 +90,8 @@ def run(config: Config, out: Path) -> dict[str, Any]:
     )
     seconds = time.process_time() - began
     reached = divergences(done.model, config)
-    # Atoms a third of the noise of step 2 apart at most: at that spacing they are the curve.
-    atoms = sk.GaussianMixture(None, curve(10_000), 0.0)
+    # Atoms half of the noise of step 2 apart at most: at that spacing they are the curve.
+    atoms = sk.GaussianMixture(None, curve(6_000), 0.0)
     least = kl_minima(atoms, CHAIN.process, len(CHAIN), n=config.floor_draws, seed=config.seed)[1:]
     draw_divergences(reached, least, out / "divergence.png")
     figures: dict[str, Any] = {

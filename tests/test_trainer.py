@@ -513,13 +513,13 @@ def newest():
     found = checkpoints(out / "checkpoints")
     return int(found[-1].name[5:]) if found else 0
 kills = 0
-while newest() < 4000:
+while newest() < 2500:
     before = newest()
     if not (child := os.fork()):
-        t.run("dropout", out, 4000, checkpoint_every=3, resume=True)
+        t.run("dropout", out, 2500, checkpoint_every=3, resume=True)
         os._exit(0)
     if kills < 50:
-        time.sleep(moments.uniform(0.05, 0.35))
+        time.sleep(moments.uniform(0.03, 0.15))
         os.kill(child, signal.SIGKILL)
         kills += 1
     status = os.waitpid(child, 0)[1]
@@ -533,10 +533,10 @@ assert kills == 50, kills
     done = child(code, tmp_path / "killed")
     assert done.returncode == 0, done.stderr
     done = child(
-        't.run("dropout", Path(sys.argv[1]), 4000, checkpoint_every=3)', tmp_path / "whole"
+        't.run("dropout", Path(sys.argv[1]), 2500, checkpoint_every=3)', tmp_path / "whole"
     )
     assert done.returncode == 0, done.stderr
-    paths = [tmp_path / name / "checkpoints" / "step-00004000" for name in ("killed", "whole")]
+    paths = [tmp_path / name / "checkpoints" / "step-00002500" for name in ("killed", "whole")]
     assert same(*paths)
     assert not list((tmp_path / "killed" / "checkpoints").glob(".*.tmp"))
 

@@ -123,7 +123,7 @@ def sample(
     _check_start(denoiser.process, times[0], x_init)
     check_cond(cond, n)
     chunk = fitting(event) if chunk is None else check_integer("chunk", chunk, 1)
-    seed = world.every(_seed(seed, generator))[0]
+    key: int = world.every(_seed(seed, generator))[0]
     dtype, device = _placement(denoiser, x_init, dtype, device)
     program = sampler.program(denoiser, times, final)
     plan, finer = plan_of(program), None
@@ -145,7 +145,7 @@ def sample(
         else nullcontext() as bar,
     ):
         for low, high in bounds:
-            normals = noise.normals(seed, low, high, event, dtype, device)
+            normals = noise.normals(key, low, high, event, dtype, device)
             start = None if x_init is None else x_init[low:high].to(device, dtype)
             rows = {} if cond is None else {"cond": cond[low:high].to(device)}
             recorder = _Recorder(trajectory, callback, bar)
@@ -153,7 +153,7 @@ def sample(
     if not runs:
         nothing = torch.empty(0, *event, dtype=dtype, device=device)
         runs.append(_Chunk(nothing, 0, None, [nothing] * len(times)))
-    own = _joined(runs, times, seed, plan, trajectory=trajectory)
+    own = _joined(runs, times, key, plan, trajectory=trajectory)
     return own if world.size == 1 else _gathered(own, world)
 
 

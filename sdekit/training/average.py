@@ -7,7 +7,7 @@ from torch import nn
 
 
 class Average:
-    """A copy of a model that follows it, a fused pass a step; buffers are taken as they are.
+    """A copy of a model, in eval mode, that follows it, a fused pass a step; buffers are taken as they are.
 
     After step k it moves by 1 - min(2^(-1 / half_life), (1 + k) / (10 + k)) of the way, all of it after
     step 0: young averages forget faster. torch's `AveragedModel` can have the same rule, and walks through
@@ -19,7 +19,7 @@ class Average:
     """
 
     def __init__(self, model: nn.Module, half_life: float) -> None:
-        self.module = copy.deepcopy(model)
+        self.module = copy.deepcopy(model).eval()
         self.decay = 2 ** (-1 / half_life) if half_life else 0.0
         self._own = [p.detach() for p in self.module.parameters()]
         self._followed = [p.detach() for p in model.parameters()]

@@ -95,7 +95,7 @@ def train(
     log_every: int = 50,
     tensorboard: bool = False,
     progress: bool = True,
-    callback: Callable[[Step, nn.Module], Any] | None = None,
+    callback: Callable[[Step, Any], Any] | None = None,
 ) -> TrainResult:
     """Train by denoising score matching, with warm-up, clipping and an averaged model.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness.images import SYMMETRIC, Judge, Pictures, load, sampler_named
+from harness.images import SYMMETRIC, Judge, Pictures, load, sampler_named, steps_of
 from harness.study import option, study
 from torch import Tensor
 
@@ -115,8 +115,10 @@ def run(config: Config, out: Path) -> dict[str, Any]:
     draw("trained", model, sk.samplers.Ancestral(), config.ancestral, grid="uniform", t_end=0.0)
     draw("trained", model, sampler, config.calls)
     if config.table:
-        for other, calls in ((other, calls) for other in SAMPLERS for calls in CALLS):
-            draw("trained", model, other, calls)
+        others = [(other, calls) for other in SAMPLERS for calls in CALLS]
+        for other, calls in others:
+            if (other, calls) != (sampler, config.calls):
+                draw("trained", model, other, calls)
     return reported(config, draw, data, few, out)
 
 
@@ -132,7 +134,7 @@ class Draw:
         self, name: str, model: sk.Denoiser, sampler: sk.samplers.Sampler, calls: int, **where: Any
     ) -> None:
         """Images of a sampler that may call the network so often."""
-        steps = max(1, calls // (sampler.nfe_per_step or 1))
+        steps = steps_of(sampler, calls)
         shape, began = (self.config.images, 1, 32, 32), time.process_time()
         out = sk.sample(
             model, shape, sampler=sampler, steps=steps, seed=self.config.seed, chunk=100, **where

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness.images import SYMMETRIC, Judge, Pictures, load, sampler_named
+from harness.images import SYMMETRIC, Judge, Pictures, load, sampler_named, steps_of
 from harness.study import option, study
 from torch import Tensor
 
@@ -69,7 +69,7 @@ class Config:
     half_life: float = option(700.0, "Of the averaged weights, in steps.")
     precision: str = option("bf16", "Of the network in training, bf16 or float32.")
     sampler: str = option("dpm-solver-pp", "A name of `sdekit samplers`.")
-    calls: int = option(20, "Steps of the sampler.")
+    calls: int = option(20, "Its network calls.")
     images: int = option(1_000, "How many are generated.")
     judge: int = option(
         20_000, "Images that the judging classifier is trained on, at most half of them."
@@ -99,7 +99,8 @@ def run(config: Config, out: Path) -> dict[str, Any]:
     plotting.save(level_curve(levels, data.name), out / "levels.png")
 
     shape = (config.images, 1, config.size, config.size)
-    x = sk.sample(model, shape, sampler=sampler, steps=config.calls, seed=config.seed, chunk=100)
+    steps = steps_of(sampler, config.calls)
+    x = sk.sample(model, shape, sampler=sampler, steps=steps, seed=config.seed, chunk=100)
     images = scaling.to_levels(x.x)
     grids = {"generated": images[:64], f"{data.name}, test part": data.test.images[:64]}
     shown = {name: SYMMETRIC.forward(grid) for name, grid in grids.items()}

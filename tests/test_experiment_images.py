@@ -15,7 +15,15 @@ from sdekit.metrics import FeatureSet, frechet_distance
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 
-from harness.images import SYMMETRIC, Judge, Pictures, frechet_with_error, load, sampler_named
+from harness.images import (
+    SYMMETRIC,
+    Judge,
+    Pictures,
+    frechet_with_error,
+    load,
+    sampler_named,
+    steps_of,
+)
 from mnist_ddpm import by_epoch, by_level, linear_losses
 
 
@@ -67,6 +75,14 @@ def test_files_get_a_border_and_missing_ones_a_substitute(tmp_path, monkeypatch,
 def test_samplers_have_the_names_of_the_command_line():
     for name, sampler in cli._samplers().items():
         assert sampler_named(name) == sampler
+
+
+def test_calls_are_counted_in_steps():
+    model = sk.data.two_mode().denoiser(sk.VP())
+    for sampler in (sk.samplers.DDIM(), sk.samplers.DPMSolver(), sk.samplers.DPMSolver(order=3)):
+        steps = steps_of(sampler, 12)
+        assert sk.sample(model, (1, 1), sampler=sampler, steps=steps, seed=0).nfe == 12
+    assert steps_of(sk.samplers.DPMSolver(order=3), 1) == 1
 
 
 test_bad_input = bad_input(

@@ -68,6 +68,11 @@ def sampler_named(name: str) -> sk.samplers.Sampler:
     return known[check_choice("sampler", name, tuple(known))]
 
 
+def steps_of(sampler: sk.samplers.Sampler, calls: int) -> int:
+    """The steps of a sampler that take so many network calls, at least one."""
+    return max(1, calls // (sampler.nfe_per_step or 1))
+
+
 @dataclass(frozen=True)
 class Judge:
     """A classifier's opinion of images: distances of its features from unseen data, and what it recognises.

@@ -97,6 +97,14 @@ def test_the_blocks_on_metrics_run(tmp_path, monkeypatch, capsys):
     assert "| set | n | FD-LeNet | KID | energy | precision | recall |" in text
 
 
+def test_the_blocks_on_training_run(tmp_path, monkeypatch, capsys):
+    _, names = run_page("training", tmp_path, monkeypatch)
+    printed = capsys.readouterr().out
+    assert "least 6.58625; the simple loss 0.243988" in printed
+    assert "least mean divergence 0.139614" in printed
+    assert len(names["result"].validation) == 2
+
+
 def test_the_blocks_on_networks_run(tmp_path, monkeypatch, capsys):
     text, names = run_page("networks", tmp_path, monkeypatch)
     printed = capsys.readouterr().out

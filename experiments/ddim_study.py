@@ -2,19 +2,20 @@
 
     python experiments/ddim_study.py [--quick] [--data fashion] [--workers 2] [--out runs/ddim_study]
 
-A published study of the DDIM of Beres 2022 (Keras examples) trained eight networks on 64 x 64 flowers and eight
-on pets: a cosine or a linear schedule, an L1 or an L2 loss, of the noise or of the image. It compared kernel
-distances (KID) after 4 network calls, one seed a cell, and preferred cosine, L1 and noise. Here every cell has
-several seeds, its KID stands beside what data scores, and the two arms of the schedule, which were not
-comparable, are taken apart. The published linear arm clips alpha^2 to [0.02, 0.95]:
+A published study of the DDIM of Beres 2022 (Keras examples) trained eight networks on 64 x 64 flowers and
+eight on pets: a cosine or a linear schedule, an L1 or an L2 loss, of the noise or of the image. It compared
+kernel distances (KID) after 4 network calls, one seed a cell, and preferred cosine, L1 and noise. Here every
+cell has several seeds, its KID stands beside what data scores, and the two arms of the schedule, which were
+not comparable, are taken apart. The published linear arm clips alpha^2 to [0.02, 0.95]:
 
 - it never is noisier than alpha = 0.141, where the cosine arm reaches 0.02, yet starts from N(0, I) as well;
 - on 45 % of its times nothing happens, so that a grid uniform in time wastes calls (1 of 4).
 
-A third arm, "linear matched", is the same rate between the signal rates of the cosine arm, with no idle times.
+A third arm, "linear matched", is the same rate between the signal rates of the cosine arm, without idle times.
 All cells are sampled twice: "published" starts from N(0, I) and is uniform in time; "matched" starts from the
 Gaussian with the moments of the data's own law at t = 1, and reads every model at the same noise levels.
-TODO
+
+WHATTOSEE
 """
 
 import math
@@ -37,6 +38,7 @@ from sdekit import metrics, plotting, schedules
 from sdekit.comparison.tables import with_error
 from sdekit.data import images
 from sdekit.elementary import Number
+from sdekit.errors import check_choice, check_integer
 from sdekit.records import Records
 from sdekit.storage import load_tensors, save_tensors
 
@@ -164,14 +166,17 @@ class Material:
 def material(data: str) -> Material:
     """The digits, or Fashion-MNIST at half its size, divided, standardised, and a LeNet trained on all."""
     if data == "fashion":
-        kept = images.balanced_subset(*images.fashion_mnist()[:2], per_class=1000, seed=0)
-        pixels = nn.functional.avg_pool2d(images.Scaling.symmetric(256).forward(kept[0]), 2)
-        labels, unseen = kept[1], 1000
+        found = images.fashion_mnist()
+        assert found.labels is not None
+        levels, labels = images.balanced_subset(found.images, found.labels, 1000, seed=0)
+        pixels = nn.functional.avg_pool2d(images.Scaling.symmetric(256).forward(levels), 2)
+        unseen, epochs = 1000, 8
     else:
-        pixels, labels, unseen = images.digits(), images.digit_labels(), 500
+        pixels, labels = images.digits(), images.digit_labels()
+        unseen, epochs = 500, 20
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
     train, rest = pixels[order[unseen:]], pixels[order[:unseen]]
-    fit = metrics.train_lenet(pixels, labels, epochs=20 if data == "digits" else 8)
+    fit = metrics.train_lenet(pixels, labels, epochs=epochs)
     scaling = images.Scaling.standardising(train)
     return Material(
         scaling.forward(train),
@@ -223,13 +228,17 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, float]:
             x = drawn(model, data, calls, protocol, cell.seed)
             found = data.seen(x)
             figures[f"KID {calls} {protocol}"] = metrics.kid(found, data.features).value
-            distance = metrics.frechet_distance(found, data.features, allow_singular=True)
-            figures[f"FD {calls} {protocol}"] = distance.value
+            figures[f"FD {calls} {protocol}"] = frechet(found, data.features).value
             near = metrics.memorisation(x, data.train, data.unseen)
             figures[f"NN ratio {calls} {protocol}"] = near.ratio
             kept[f"{calls} {protocol}"] = x[:32].contiguous()
     save_tensors(folder / "samples.safetensors", kept, {})
     return figures
+
+
+def frechet(x: metrics.FeatureSet, y: metrics.FeatureSet) -> metrics.Frechet:
+    """FD-LeNet."""
+    return metrics.frechet_distance(x, y, allow_singular=True)
 
 
 def drawn(model: sk.Denoiser, data: Material, calls: int, protocol: str, seed: int) -> Tensor:
@@ -465,26 +474,20 @@ class Config:
 
 def run(config: Config, out: Path) -> dict[str, Any]:
     """Train what is not trained yet in `out`, print the tables, draw the pictures."""
-    calls = tuple(int(c) for c in config.calls.split(","))
-    base = Cell(
-        data=config.data,
-        steps=config.steps,
-        batch=config.batch,
-        lr=config.lr,
-        hidden=config.hidden,
-        calls=calls,
+    check_choice("data", config.data, ("digits", "fashion"))
+    calls = calls_of(config.calls)
+    workers, seeds = (
+        check_integer("workers", config.workers, 1),
+        check_integer("seeds", config.seeds, 1),
     )
-    cells = grid(base, schedule=list(ARMS), norm=["l1", "l2"], prediction=["noise", "data"])
-    many = config.workers > 1
-    pool = (
-        ProcessPoolExecutor(config.workers, mp_context=get_context("spawn"))
-        if many
-        else nullcontext()
-    )
+    same = {name: getattr(config, name) for name in ("data", "steps", "batch", "lr", "hidden")}
+    choices = {"schedule": list(ARMS), "norm": ["l1", "l2"], "prediction": ["noise", "data"]}
+    cells = grid(Cell(**same, calls=calls), **choices)
+    spawn = get_context("spawn")  # a fork after a computation on several threads may hang
+    pool = ProcessPoolExecutor(workers, mp_context=spawn) if workers > 1 else nullcontext()
     with pool as executor:
-        table = sweep(run_cell, cells, out / "cells", seeds=range(config.seeds), executor=executor)
-    floors = floors_of(material(config.data))
-    effects = differences(table, calls)
+        table = sweep(run_cell, cells, out / "cells", seeds=range(seeds), executor=executor)
+    floors, effects = floors_of(material(config.data)), differences(table, calls)
     report(table, calls, floors, effects, material(config.data))
     table.to_csv(out / "cells.csv")
     effects.to_csv(out / "differences.csv")
@@ -495,18 +498,22 @@ def run(config: Config, out: Path) -> dict[str, Any]:
     return {"floors": means, "differences": effects.rows}
 
 
+def calls_of(text: str) -> tuple[int, ...]:
+    """The numbers of network calls, increasing."""
+    try:
+        counts = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"calls must be integers with commas between, got {text!r}") from None
+    if min(counts) < 2 or sorted(set(counts)) != list(counts):
+        raise ValueError(f"calls must increase from at least 2, got {text!r}")
+    return counts
+
+
 def floors_of(data: Material) -> dict[str, metrics.Floor]:
     """What training images score against as many unseen ones: a generator without fault."""
     known, n = data.seen(data.train), len(data.unseen)
-    return {
-        "KID": metrics.data_floor(metrics.kid, known, data.features, n),
-        "FD": metrics.data_floor(
-            lambda a, b: metrics.frechet_distance(a, b, allow_singular=True),
-            known,
-            data.features,
-            n,
-        ),
-    }
+    kinds = {"KID": metrics.kid, "FD": frechet}
+    return {k: metrics.data_floor(f, known, data.features, n) for k, f in kinds.items()}
 
 
 def report(

@@ -75,7 +75,9 @@ def _model(model: Any) -> nn.Module:
     try:
         from diffusers import UNet2DModel
     except ImportError as error:
-        raise ImportError('this network needs diffusers: pip install "sdekit[diffusers]"') from error
+        raise ImportError(
+            'this network needs diffusers: pip install "sdekit[diffusers]"'
+        ) from error
     if isinstance(model, UNet2DModel):
         return model
     if not isinstance(model, Mapping):

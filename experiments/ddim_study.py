@@ -11,7 +11,7 @@ not comparable, are taken apart. The published linear arm clips alpha^2 to [0.02
 - it never is noisier than alpha = 0.141, where the cosine arm reaches 0.02, yet starts from N(0, I) as well;
 - on 45 % of its times nothing happens, so that a grid uniform in time wastes calls (1 of 4).
 
-A third arm, "linear matched", is the same rate between the signal rates of the cosine arm, without idle times.
+A third arm, "linear matched", is the same rate between the signal rates of the cosine arm, never idle.
 All cells are sampled twice: "published" starts from N(0, I) and is uniform in time; "matched" starts from the
 Gaussian with the moments of the data's own law at t = 1, and reads every model at the same noise levels.
 

@@ -86,7 +86,7 @@ def test_a_part_of_a_schedule_is_consistent(clipped):
 
 
 def published(model, x, calls):
-    """The sampler of the Keras example: predict noise and image, mix them for the next time, end on the image."""
+    """The sampler of the Keras example: predict noise and image, mix them for the next time; last image."""
     size, image = 1 / calls, x
     for i in range(calls):
         t = 1 - i * size
@@ -133,8 +133,10 @@ def test_the_start_of_the_matched_protocol_has_the_moments_of_the_diffused_data(
 
 
 def test_losses_of_the_exact_denoiser_of_unit_normals():
-    """The noise given x has variance alpha^2, the data sigma^2, so mean absolute errors are sqrt(2 / pi) times
-    the means of alpha and sigma; four standard errors of 8 n d half-normals, whose deviation is 0.6 at most."""
+    """The noise given x has variance alpha^2, the data sigma^2: means of sqrt(2 / pi) alpha and of sigma.
+
+    Within four standard errors of as many half-normals as there are images; their deviation is at most 0.6.
+    """
     process = ARMS["cosine"]
     unit = sk.GaussianMixture(None, torch.zeros(1, 4).double(), 1.0)
     model = unit.denoiser(process)
@@ -150,7 +152,7 @@ def test_losses_of_the_exact_denoiser_of_unit_normals():
         "noise loss shared": shared.cos(),
         "image loss shared": shared.sin(),
     }
-    # Every image is used 8 times, so its own part of an error counts as 4000 x 4 draws, not 8 times as many.
+    # Every image is used 8 times, with other noise, but counts once here.
     error = 4 * 0.6 / math.sqrt(4000 * 4)
     for name, curve in want.items():
         mean = float(torch.trapezoid(curve, TIMES)) * math.sqrt(2 / math.pi)

@@ -229,7 +229,7 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, float]:
             found = data.seen(x)
             figures[f"KID {calls} {protocol}"] = metrics.kid(found, data.features).value
             figures[f"FD {calls} {protocol}"] = frechet(found, data.features).value
-            near = metrics.memorisation(x, data.train, data.unseen)
+            near = metrics.memorisation(*map(data.pictures, (x, data.train, data.unseen)))
             figures[f"NN ratio {calls} {protocol}"] = near.ratio
             kept[f"{calls} {protocol}"] = x[:32].contiguous()
     save_tensors(folder / "samples.safetensors", kept, {})

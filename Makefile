@@ -2,13 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test experiments-quick lint format clean
 
 demo: .venv/.installed
 	$(BIN)/sdekit demo --out runs/demo
 
 test: .venv/.installed
 	$(BIN)/python -m pytest
+
+# Every experiment in its quick form, one folder each under runs/quick.
+experiments-quick: .venv/.installed
+	for script in experiments/*.py; do \
+	  $(BIN)/python $$script --quick --out runs/quick/$$(basename $$script .py) || exit 1; \
+	done
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -310,16 +310,10 @@ def kl_picture(curve: list[dict[str, float]], table: Models) -> "Figure":
     """Divergence against the number of points: measured means, the exact mean and its leading order."""
     figure, (axes,) = plotting.figure_of(1, 1, (7.2, 4.8))
     n = [row["points"] for row in curve]
-    axes.plot(
-        n, [row["leading order"] for row in curve], color="#999999", ls=":", label="d (d + 3) / 4n"
-    )
-    axes.plot(
-        n,
-        [row["exact mean"] for row in curve],
-        color="#000000",
-        lw=1,
-        label="exact mean of the fit",
-    )
+    every = sorted({round(10 * 1.05**k) for k in range(128)})
+    exact, leading = zip(*(expected_kl(count, 2) for count in every), strict=True)
+    axes.plot(every, leading, color="#999999", ls=":", label="d (d + 3) / 4n")
+    axes.plot(every, exact, color="#000000", lw=1, label="exact mean of the fit")
     style: Any = {"ls": "none", "capsize": 3, "ms": 6}
     means, errors = [r["mean"] for r in curve], [r["stderr"] for r in curve]
     label = f"Gaussian fit, {curve[0]['repeats']:,} data sets"
@@ -337,7 +331,7 @@ def kl_picture(curve: list[dict[str, float]], table: Models) -> "Figure":
         ylabel="KL(truth || model), nats",
     )
     axes.set_title(
-        "What a model of N points costs; bars are standard errors over data sets", fontsize=10
+        "Divergence of models of n points; bars are standard errors over data sets", fontsize=10
     )
     axes.legend()
     return figure

@@ -33,6 +33,32 @@ class Weighting(StrEnum):
     simple = "simple"
     likelihood = "likelihood"
     min_snr = "min-snr"
+    edm = "edm"
+    truncated_snr = "truncated-snr"
+    target = "target"
+
+
+class Norm(StrEnum):
+    """Norms of the error."""
+
+    l2 = "l2"
+    l1 = "l1"
+
+
+class Times(StrEnum):
+    """Laws of training times."""
+
+    stratified = "stratified"
+    uniform = "uniform"
+    importance = "importance"
+    log_normal = "log-normal"
+
+
+class Precision(StrEnum):
+    """Of matrix products and convolutions."""
+
+    float32 = "float32"
+    bf16 = "bf16"
 
 
 class Final(StrEnum):
@@ -64,17 +90,40 @@ def demo(
 @app.command()
 def train(
     data: Annotated[
-        str, typer.Argument(help="two-mode, spiral, ring, digits, or a .npy file of (N, *event).")
+        str,
+        typer.Argument(
+            help="two-mode, spiral, ring, digits, mnist, fashion-mnist, a folder of images, or a .npy file "
+            "of (N, *event)."
+        ),
     ],
     out: Out,
+    size: Annotated[int, typer.Option(min=1, help="Pixels a side of images from a folder.")] = 32,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 5_000,
     batch: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 512,
+    accumulate: Annotated[
+        int, typer.Option(min=1, help="Parts that a batch goes through the network in.")
+    ] = 1,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
     process: Annotated[str, typer.Option(help="vp, vp-cosine, sub-vp or interpolant.")] = "vp",
     prediction: Annotated[str, typer.Option(help="noise, data, score, v or velocity.")] = "noise",
     weighting: Annotated[
         Weighting, typer.Option(help="Weight of the loss over time.")
     ] = Weighting.simple,
+    norm: Annotated[Norm, typer.Option(help="Square or absolute errors.")] = Norm.l2,
+    times: Annotated[Times, typer.Option(help="Law of the training times.")] = Times.stratified,
+    half_life: Annotated[
+        float, typer.Option(min=0, help="Of the averaged weights, in steps.")
+    ] = 700.0,
+    precision: Annotated[
+        Precision, typer.Option(help="Of matrix products and convolutions.")
+    ] = Precision.float32,
+    compile: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
+    pictures_every: Annotated[
+        int, typer.Option(min=0, help="Steps between pictures of samples; 0 for none.")
+    ] = 0,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard's files too.")
+    ] = False,
     seed: Seed = 0,
     device: Device = "cpu",
     resume: Annotated[
@@ -83,8 +132,8 @@ def train(
 ) -> None:
     """Train a network, with checkpoints.
 
-    Denoising score matching; checkpoints/ and loss.png go to --out. A mixture's least attainable loss is
-    known, and the excess over it is printed.
+    Denoising score matching; checkpoints/, log.csv and loss.png go to --out. A mixture's least attainable
+    loss is known, and the excess over it is printed. Under torchrun, processes share every batch.
     """
     import torch
 
@@ -92,32 +141,50 @@ def train(
     from sdekit import train as run
     from sdekit.data import GaussianMixture
     from sdekit.denoisers import NetworkDenoiser
-    from sdekit.training import DenoisingLoss, excess_loss, minimum_loss
+    from sdekit.sample_pictures import SamplePictures
+    from sdekit.training import DenoisingLoss, World, excess_loss, minimum_loss
     from sdekit.training.checkpoints import checkpoints
 
     _check_device(device)
     if not resume and checkpoints(out / "checkpoints"):
         raise ValueError(f"{out} already holds a run; give --resume or another --out")
-    source = _data(data)
+    source, scaling = _data(data, size)
     torch.manual_seed(seed)
-    network = _network(source).to(device)
-    model = NetworkDenoiser(network, _choose("process", process, _processes()), prediction)
+    network, event = _network(source)
+    model = NetworkDenoiser(
+        network.to(device), _choose("process", process, _processes()), prediction
+    )
+    loss = DenoisingLoss(weighting.value, norm.value)
+    pictures = SamplePictures(out, (64, *event), every=pictures_every or steps, scaling=scaling)
     result = run(
         model,
         source,
         steps=steps,
         out=out,
+        scaling=scaling,
         batch=batch,
+        accumulate=accumulate,
         lr=lr,
-        loss=DenoisingLoss(weighting.value),
+        loss=loss,
+        times=times.value,
+        half_life=half_life,
+        precision=precision.value,
+        compile=compile,
+        tensorboard=tensorboard,
         seed=seed,
         resume=resume,
+        callback=pictures if pictures_every else None,
     )
-    known = isinstance(source, GaussianMixture) and weighting is Weighting.simple
-    least = minimum_loss(source, model.process) if known else None  # type: ignore[arg-type]
+    if not World.current().writes:
+        return
+    known = {"loss": loss, "times": times.value}
+    exact = isinstance(source, GaussianMixture)
+    least = None
+    if exact:
+        least = minimum_loss(source, model.process, prediction=prediction, **known)  # type: ignore[arg-type]
     plotting.save(plotting.loss_curve(result.losses, least, title=data), out / "loss.png")
-    if known:
-        excess, error = excess_loss(result.model, source)  # type: ignore[arg-type]
+    if exact:
+        excess, error = excess_loss(result.model, source, **known)  # type: ignore[arg-type]
         typer.echo(f"least loss {least:.5f}, excess over it {excess:.2e} +- {error:.0e}")
     typer.echo(f"{result.seconds:.1f} s; checkpoint {result.checkpoint}; curve {out / 'loss.png'}")
 
@@ -158,7 +225,9 @@ def sample(
     import numpy as np
     import torch
 
+    from sdekit import plotting
     from sdekit import sample as draw
+    from sdekit.sample_pictures import sample_picture
     from sdekit.sampling.grids import resolve_grid
 
     _check_device(device)
@@ -171,7 +240,7 @@ def sample(
         chosen = replace(chosen, data_std=data_std)
     if grid is not None:
         resolve_grid(grid)
-    model, event = _load(checkpoint)
+    model, event, scaling = _load(checkpoint)
     classes = getattr(model.network, "num_classes", 0)
     samples = draw(
         model.to(device),
@@ -187,9 +256,7 @@ def sample(
     out.parent.mkdir(parents=True, exist_ok=True)
     np.save(out, samples.x.cpu().numpy())
     typer.echo(f"{n} samples, {samples.nfe} model calls each, seed {samples.seed}: {out}")
-    if picture := _picture(samples.x.cpu()):
-        from sdekit import plotting
-
+    if picture := sample_picture(samples.x, scaling=scaling):
         typer.echo(f"picture: {plotting.save(picture, out.with_suffix('.png'))}")
 
 
@@ -380,17 +447,27 @@ def _processes() -> dict[str, Any]:
     }
 
 
-def _data(name: str) -> Any:
-    """A target by name, the digits, or an array from a file."""
-    import numpy as np
-    import torch
-
+def _data(name: str, size: int) -> tuple[Any, Any]:
+    """A target by name, images, or an array from a file; and the scaling of what is levels."""
     from sdekit.data import TARGETS, images
 
     if name == "digits":
-        return images.digits()
-    if not name.endswith(".npy"):
-        return _choose("data", name, {**TARGETS, "digits": None})()
+        return images.digits(), None
+    sets = {"mnist": images.mnist, "fashion-mnist": images.fashion_mnist}
+    if name in sets:
+        return sets[name]().images, images.Scaling.symmetric()
+    if name.endswith(".npy"):
+        return _array(name), None
+    if Path(name).is_dir():
+        return images.image_folder(name, size=size).images, images.Scaling.symmetric()
+    return _choose("data", name, {**TARGETS, "digits": None, **sets})(), None
+
+
+def _array(name: str) -> Any:
+    """The numbers in a .npy file."""
+    import numpy as np
+    import torch
+
     with Path(name).open("rb") as file:
         try:
             array = np.lib.format.read_array(file, allow_pickle=False)
@@ -403,23 +480,25 @@ def _data(name: str) -> Any:
     return torch.from_numpy(array).float()
 
 
-def _network(source: Any) -> Any:
-    """A U-Net for images, an MLP for everything else."""
+def _network(source: Any) -> tuple[Any, tuple[int, ...]]:
+    """A U-Net for images, an MLP for everything else; and the shape of a sample."""
     from torch import Tensor
 
     from sdekit.networks import MLP, UNet
 
     if not isinstance(source, Tensor):
-        return MLP(source.dim)
+        return MLP(source.dim), (source.dim,)
     event = source.shape[1:]
     if len(event) == 3 and event[0] <= 3 and event[1] % 2 == event[2] % 2 == 0:
-        return UNet(channels=event[0])
-    return MLP(event.numel())
+        return UNet(channels=event[0]), event
+    return MLP(event.numel()), event
 
 
-def _load(path: Path) -> tuple[Any, tuple[int, ...]]:
-    """The averaged model of a checkpoint (or of a run's newest) and the shape of its samples."""
-    from sdekit.denoisers import NetworkDenoiser
+def _load(path: Path) -> tuple[Any, tuple[int, ...], Any]:
+    """The averaged model of a checkpoint (or of a run's newest), the shape of its samples, their scaling."""
+    from sdekit.data.images import Scaling
+    from sdekit.denoisers import NetworkModel
+    from sdekit.storage import load_tensors
     from sdekit.training.checkpoints import MODEL, checkpoints
 
     if path.is_dir() and not (path / MODEL).exists():
@@ -428,13 +507,17 @@ def _load(path: Path) -> tuple[Any, tuple[int, ...]]:
             raise FileNotFoundError(f"{path} holds no checkpoints/step-*")
         path = found[-1]
     path = path / MODEL if path.is_dir() else path
-    model = NetworkDenoiser.load(path).eval()
-    return model, _event(path, model.network)
+    model, config = NetworkModel.load(path), load_tensors(path)[1].get("config", {})
+    event, scaling = config.get("event"), config.get("scaling")
+    if event is None and not hasattr(model.network, "dim"):
+        raise ValueError(f"{path} does not record the shape of its samples; give a run of `train`")
+    event = (int(model.network.dim),) if event is None else tuple(event)  # type: ignore[arg-type]
+    return model, event, None if scaling is None else Scaling(**scaling)
 
 
 def _model_of(target: str, dim: int, checkpoint: Path) -> Any:
     """The model of a checkpoint, if it draws samples of the target's shape."""
-    model, event = _load(checkpoint)
+    model, event, _ = _load(checkpoint)
     if event != (dim,):
         raise ValueError(
             f"target {target!r} is of shape ({dim},), but {checkpoint} draws samples of shape {event}; "
@@ -458,18 +541,6 @@ def _pool(workers: int) -> Any:
     )
 
 
-def _event(path: Path, network: Any) -> tuple[int, ...]:
-    """The shape of one sample: as `train` recorded it, else the one an MLP is made for."""
-    from sdekit.storage import load_tensors
-
-    recorded = load_tensors(path)[1].get("config", {}).get("event")
-    if recorded is not None:
-        return tuple(recorded)
-    if hasattr(network, "dim"):
-        return (network.dim,)
-    raise ValueError(f"{path} does not record the shape of its samples; give a run of `train`")
-
-
 def _counts(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
@@ -486,17 +557,6 @@ def _check_device(name: str) -> None:
         raise ValueError(
             f"device {name!r} is not available: {str(error).splitlines()[0]}"
         ) from None
-
-
-def _picture(x: Any) -> Any:
-    """Samples as a picture where their shape has one: 1-D, 2-D, images."""
-    from sdekit import plotting
-
-    if x.ndim == 4 and x.shape[1] in (1, 3):
-        return plotting.image_grids({"samples": x[:64].clamp(-1, 1)})
-    if x.ndim == 2 and x.shape[1] <= 2:
-        return plotting.scatter(x)
-    return None
 
 
 if __name__ == "__main__":

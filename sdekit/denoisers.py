@@ -14,8 +14,9 @@ import dataclasses
 import json
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -136,7 +137,59 @@ def checked_output(out: Any, x: Tensor) -> Tensor:
     return out
 
 
-class NetworkDenoiser(nn.Module, Denoiser):
+class NetworkModel(nn.Module, Denoiser):
+    """A denoiser around one network, which a file of weights and a description can hold."""
+
+    network: nn.Module
+
+    def __init__(self, network: nn.Module, process: Process) -> None:
+        super().__init__()
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}")
+        if not isinstance(process, Process):
+            raise TypeError(f"process must be a Process, got {type(process).__name__}")
+        self.network, self.process = network, process
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments but for network and process, ready for JSON."""
+
+    def forward(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
+        """The model's own output, as `predict`."""
+        return self.predict(x, t, **conditions)
+
+    def save(self, path: str | Path) -> None:
+        """Write weights and description to one safetensors file, atomically."""
+        save_tensors(path, self.network.state_dict(), {"model": describe(self)})
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, network: nn.Module | None = None, process: Process | None = None
+    ) -> Self:
+        """The model in a file written by `save`, or by `train`, in eval mode; no code in the file is run.
+
+        A checkpoint's folder is read as its averaged model. A network or process of your own class cannot
+        be rebuilt by name: give an instance.
+        """
+        path = Path(path)
+        path = path / "model.safetensors" if path.is_dir() else path
+        tensors, header = load_tensors(path)
+        if "model" not in header:
+            raise CheckpointError(f"{path} holds no model, only {sorted(header)}")
+        model = rebuild(header["model"], network, process)
+        prefix = header.get("weights_prefix", "")
+        weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        if not isinstance(model, cls):
+            raise CheckpointError(f"{path} holds a {type(model).__name__}, not a {cls.__name__}")
+        dtypes = {w.dtype for w in weights.values() if w.is_floating_point()}
+        if network is None and len(dtypes) == 1:
+            model.network.to(dtypes.pop())
+        load_weights(model.network, weights, path)
+        return model.eval()
+
+
+class NetworkDenoiser(NetworkModel):
     """Any network `net(x, t, **conditions)` as a denoiser.
 
     Args:
@@ -158,8 +211,7 @@ class NetworkDenoiser(nn.Module, Denoiser):
         time: str = "unit",
         labels: int | None = None,
     ) -> None:
-        super().__init__()
-        self.network, self.process = _checked_parts(network, process)
+        super().__init__(network, process)
         self.prediction = check_choice("prediction", prediction, get_args(Prediction))
         self.time = check_choice("time", time, get_args(Time))
         if time == "label" and labels is None:
@@ -169,42 +221,9 @@ class NetworkDenoiser(nn.Module, Denoiser):
             labels = len(schedule.betas)
         self.labels = None if labels is None else check_integer("labels", labels, 1)
 
-    def forward(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
-        """The network's own output, as `predict`."""
-        return self.predict(x, t, **conditions)
-
     def predict(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
         """The network's output at x and t, in the shape and dtype of x."""
         return _call(self.network, x, self._network_time(t), conditions)
-
-    def save(self, path: str | Path) -> None:
-        """Write weights and description to one safetensors file, atomically."""
-        save_tensors(path, self.network.state_dict(), {"model": describe(self)})
-
-    @classmethod
-    def load(
-        cls, path: str | Path, *, network: nn.Module | None = None, process: Process | None = None
-    ) -> "NetworkDenoiser":
-        """The model in a file written by `save`, or by `train`, in eval mode; no code in the file is run.
-
-        A checkpoint's folder is read as its averaged model. A network or process of your own class cannot
-        be rebuilt by name: give an instance.
-        """
-        path = Path(path)
-        path = path / "model.safetensors" if path.is_dir() else path
-        tensors, header = load_tensors(path)
-        if "model" not in header:
-            raise CheckpointError(f"{path} holds no model, only {sorted(header)}")
-        model = rebuild(header["model"], network, process)
-        prefix = header.get("weights_prefix", "")
-        weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        if not isinstance(model, cls):
-            raise CheckpointError(f"{path} holds a {type(model).__name__}, not a {cls.__name__}")
-        dtypes = {w.dtype for w in weights.values() if w.is_floating_point()}
-        if network is None and len(dtypes) == 1:
-            model.network.to(dtypes.pop())
-        load_weights(model.network, weights, path)
-        return model.eval()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -228,7 +247,7 @@ class NetworkDenoiser(nn.Module, Denoiser):
         return value
 
 
-class EDMPrecondition(nn.Module, Denoiser):
+class EDMPrecondition(NetworkModel):
     """The preconditioned denoiser of Karras et al. 2022, eq. 7, around any network F(x, t).
 
     With y = x / alpha and rho = sigma / alpha: D = c_skip y + c_out F(c_in y, log(rho) / 4), so that inputs
@@ -238,8 +257,6 @@ class EDMPrecondition(nn.Module, Denoiser):
         network: F, called with a batch and a time of shape (n,) (or (1,), as for `NetworkDenoiser`).
         process: forward process; `EDM()` if not given.
         sigma_data: standard deviation of the data, per coordinate.
-
-    Its checkpoints resume, but only a `NetworkDenoiser` is rebuilt from a file by name: save `state_dict()`.
     """
 
     prediction = "data"
@@ -247,13 +264,13 @@ class EDMPrecondition(nn.Module, Denoiser):
     def __init__(
         self, network: nn.Module, process: Process | None = None, sigma_data: float = 1.0
     ) -> None:
-        super().__init__()
-        self.network, self.process = _checked_parts(network, EDM() if process is None else process)
+        super().__init__(network, EDM() if process is None else process)
         self.sigma_data = check_number("sigma_data", sigma_data, 0, open_low=True)
 
-    def forward(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
-        """The denoised batch, as `predict`."""
-        return self.predict(x, t, **conditions)
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments but for network and process, ready for JSON."""
+        return {"sigma_data": self.sigma_data}
 
     def predict(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
         """D(y; rho), an estimate of E[x_0 | x_t = x]."""
@@ -266,14 +283,6 @@ class EDMPrecondition(nn.Module, Denoiser):
         c_in, c_skip, c_out = (expand(c, x) for c in (c_in, c_skip, c_out))
         clock = log(sigma / alpha) / 4
         return c_skip * x + c_out * _call(self.network, c_in * x, clock, conditions)
-
-
-def _checked_parts(network: nn.Module, process: Process) -> tuple[nn.Module, Process]:
-    if not isinstance(network, nn.Module):
-        raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}")
-    if not isinstance(process, Process):
-        raise TypeError(f"process must be a Process, got {type(process).__name__}")
-    return network, process
 
 
 def _call(network: nn.Module, x: Tensor, clock: Number, conditions: dict[str, Any]) -> Tensor:
@@ -299,7 +308,7 @@ def call_network(network: nn.Module, x: Tensor, clock: Number, conditions: dict[
 # ------------------------------------------------------------------- models as files, by name
 
 
-def describe(model: NetworkDenoiser) -> dict[str, Any]:
+def describe(model: NetworkModel) -> dict[str, Any]:
     """Everything but the weights, as JSON: classes and arguments of model and network, process.
 
     A network without a `config` property (its constructor's keyword arguments), or a process that is not a
@@ -317,7 +326,7 @@ def describe(model: NetworkDenoiser) -> dict[str, Any]:
 
 def rebuild(
     description: dict[str, Any], network: nn.Module | None = None, process: Process | None = None
-) -> NetworkDenoiser:
+) -> NetworkModel:
     """The model that `describe` described, with fresh weights."""
     from sdekit import networks, processes, schedules
 
@@ -334,12 +343,19 @@ def rebuild(
             raise CheckpointError(
                 f"the file is of another {recorded['type']} than process={given!r}"
             )
-    kinds = {kind.__name__: kind for kind in (NetworkDenoiser, *NetworkDenoiser.__subclasses__())}
+    kinds = {kind.__name__: kind for kind in _kinds(NetworkModel)}
     settings = {k: v for k, v in description.items() if k not in ("type", "network", "process")}
     name = description.get("type", "NetworkDenoiser")
     if name not in kinds:
         raise CheckpointError(f"the file holds a {name!r}, a model which sdekit does not have")
     return kinds[name](built, forward, **settings)
+
+
+def _kinds(base: type[NetworkModel]) -> Iterator[type[NetworkModel]]:
+    """The classes under one."""
+    for kind in base.__subclasses__():
+        yield kind
+        yield from _kinds(kind)
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], where: str | Path) -> None:

@@ -19,6 +19,9 @@ from sdekit.processes import Process, expand
 
 Parameterisation = Literal["relative", "interpolated"]
 
+#: (keep, pull, std) of `Process.bridge`.
+Bridge = tuple[Number, Number, Number]
+
 
 @runtime_checkable
 class StepModel(Protocol):
@@ -101,14 +104,15 @@ class LearnedVariance(NetworkDenoiser):
             ValueError: s does not lie below t, or at alpha(t) = 0 nothing is known relative to alpha.
         """
         self._check_step(t, s)
-        return self.step(*self.halves(x, t, **conditions), x, t, s)
+        bridge = self.process.bridge(t, s)
+        return self.step(*self.halves(x, t, **conditions), x, t, s, bridge)
 
     def step(
-        self, out: Tensor, reading: Tensor, x: Tensor, t: Number, s: Number
+        self, out: Tensor, reading: Tensor, x: Tensor, t: Number, s: Number, bridge: Bridge
     ) -> tuple[Tensor, Tensor]:
-        """`reverse` from the two halves of the network's output at x and t."""
+        """`reverse` from the two halves of the network's output at x and t, and the bridge from t to s."""
         process = self.process
-        keep, pull, std = (expand(c, x) for c in process.bridge(t, s))
+        keep, pull, std = (expand(c, x) for c in bridge)
         a, b = (expand(c, x) for c in conversion(process, self.prediction, "data", t))
         mean = keep * x + pull * (a * x + b * out)
         if self.parameterisation == "relative":

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
-from sdekit import VP, CheckpointError, EDMPrecondition, NetworkDenoiser
+from sdekit import VP, CheckpointError, Denoiser, EDMPrecondition, NetworkDenoiser
+from sdekit.denoisers import NetworkModel
 from sdekit.networks import MLP, UNet
 from sdekit.storage import load_tensors, remove_leftovers, save_tensors
 from sdekit.training import fit
+from sdekit.training.average import Average
 from sdekit.training.checkpoints import TrainingState, checkpoints
 
 CONFIG = {"lr": 0.01, "schedule": "constant", "steps": None}
@@ -25,7 +26,7 @@ def state(network: nn.Module | None = None, *, trained: int = 0, config=None) ->
     network = MLP(1, hidden=4, depth=2) if network is None else network
     model = NetworkDenoiser(network, VP())
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
-    average = AveragedModel(model)
+    average = Average(model, 100.0)
     new = TrainingState(model, average, optimizer, config or dict(CONFIG))
     advance(new, trained)
     return new
@@ -37,7 +38,7 @@ def advance(run: TrainingState, steps: int) -> None:
     for k in range(run.step, run.step + steps):
         x0 = torch.randn(shape, generator=torch.Generator().manual_seed(k))
         (step,) = fit(run.model, [x0], run.optimizer, first=k)
-        run.average.update_parameters(run.model)
+        run.average.follow(k)
         run.losses.append(step.loss)
         run.step += 1
 
@@ -46,7 +47,7 @@ def tensors_of(run: TrainingState) -> dict[str, Tensor]:
     slots = run.optimizer.state_dict()["state"]
     return {
         **{f"model.{k}": v for k, v in run.model.state_dict().items()},
-        **{f"ema.{k}": v for k, v in run.average.state_dict().items()},
+        **{f"ema.{k}": v for k, v in run.average.module.state_dict().items()},
         **{f"optimizer.{i}.{k}": v for i, s in slots.items() for k, v in s.items()},
     }
 
@@ -120,10 +121,40 @@ def test_checkpoint_is_a_model_file(tmp_path):
     loaded = NetworkDenoiser.load(path)
     average = run.average.module.state_dict()
     assert all(torch.equal(v, average[k]) for k, v in loaded.state_dict().items())
-    model = EDMPrecondition(MLP(1, hidden=4, depth=1))
-    other = TrainingState(model, AveragedModel(model), torch.optim.AdamW(model.parameters()), {})
+    with pytest.raises(CheckpointError, match="holds a NetworkDenoiser, not a EDMPrecondition"):
+        EDMPrecondition.load(path)
+
+
+def test_checkpoint_of_a_preconditioned_model_is_a_model_file_too(tmp_path):
+    model = EDMPrecondition(MLP(1, hidden=4, depth=1), VP(), sigma_data=0.7)
+    optimizer = torch.optim.AdamW(model.parameters())
+    path = TrainingState(model, Average(model, 100.0), optimizer, {}).save(tmp_path, keep=1)
+    loaded, x = NetworkModel.load(path), torch.randn(5, 1)
+    assert isinstance(loaded, EDMPrecondition)
+    assert (loaded.sigma_data, loaded.process) == (0.7, VP())
+    assert torch.equal(loaded.predict(x, 0.3), model.predict(x, 0.3))
+
+
+class Bare(nn.Module, Denoiser):
+    """A denoiser of the user's own."""
+
+    process, prediction = VP(), "noise"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def predict(self, x, t, **conditions):
+        return self.weight * x
+
+
+def test_checkpoint_of_another_denoiser_resumes_but_is_no_model_file(tmp_path):
+    model = Bare()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run = TrainingState(model, Average(model, 100.0), optimizer, {}, step=3)
     with pytest.raises(CheckpointError, match="holds no model"):
-        NetworkDenoiser.load(other.save(tmp_path, keep=1))
+        NetworkDenoiser.load(run.save(tmp_path, keep=1))
+    assert run.restore_newest(tmp_path) == tmp_path / "step-00000003"
 
 
 def test_newest_are_kept(tmp_path):

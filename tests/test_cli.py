@@ -13,6 +13,7 @@ import typer
 import sdekit as sk
 from sdekit import cli
 from sdekit.data import TARGETS, two_mode
+from sdekit.data.images import Labelled, Scaling
 from sdekit.storage import load_tensors
 
 COMMANDS = [c.callback.__name__ for c in cli.app.registered_commands if c.callback]
@@ -207,6 +208,46 @@ def test_one_seed_one_network(run, tmp_path):
         tensors[name] = load_tensors(path)[0]
     assert all(torch.equal(v, tensors["b"][k]) for k, v in tensors["a"].items())
     assert not torch.equal(tensors["a"]["losses"], tensors["c"]["losses"])
+
+
+def test_training_options_reach_the_run(run, tmp_path):
+    """What the line says is what the checkpoint records; pictures come when they are due."""
+    more = "--norm l1 --weighting edm --times log-normal --half-life 50 --accumulate 2 --batch 32"
+    line = _train(tmp_path / "run", "two-mode", 6, *more.split(), "--precision", "bf16")
+    code, out, _ = run(*line, "--pictures-every", 3)
+    assert code == 0
+    assert "least loss" in out
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000006"
+    config = load_tensors(checkpoint / "model.safetensors")[1]["config"]
+    assert config["loss"].startswith("DenoisingLoss(weighting='edm', norm='l1'")
+    assert config["times"].startswith("LogNormalTimes")
+    assert [config[k] for k in ("half_life", "accumulate", "precision")] == [50, 2, "bf16"]
+    names = sorted(p.name for p in (tmp_path / "run").glob("samples-*.png"))
+    assert names == ["samples-00000003.png", "samples-00000006.png"]
+
+
+@pytest.mark.parametrize("kind", ["fashion-mnist", "folder"])
+def test_levels_are_scaled_in_training_and_back_in_pictures(run, tmp_path, monkeypatch, kind):
+    from PIL import Image
+
+    levels = np.random.default_rng(0).integers(0, 256, (12, 8, 8)).astype(np.uint8)
+    if kind == "folder":
+        (tmp_path / "set").mkdir()
+        for i, image in enumerate(levels):
+            Image.fromarray(image).save(tmp_path / "set" / f"{i}.png")
+        line = (str(tmp_path / "set"), 2, "--size", 8)
+    else:
+        written = Labelled(torch.from_numpy(levels)[:, None], torch.arange(12))
+        monkeypatch.setattr("sdekit.data.images.fashion_mnist", lambda: written)
+        line = (kind, 2)
+    assert run(*_train(tmp_path / "run", *line))[0] == 0
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000002"
+    config = load_tensors(checkpoint / "model.safetensors")[1]["config"]
+    assert Scaling(**config["scaling"]) == Scaling.symmetric()
+    out = tmp_path / "x.npy"
+    assert run("sample", checkpoint, "--out", out, "--n", 3, "--steps", 2)[0] == 0
+    assert np.load(out).shape == (3, 3 if kind == "folder" else 1, 8, 8)
+    assert out.with_suffix(".png").exists()
 
 
 def test_resume_continues_a_run_that_was_stopped(run, tmp_path):

@@ -14,7 +14,17 @@ from scipy import stats
 from scipy.integrate import quad
 from torch import Tensor, nn
 
-from sdekit import EDM, VE, VP, Denoiser, GaussianMixture, Interpolant, NetworkDenoiser, SubVP
+from sdekit import (
+    EDM,
+    VE,
+    VP,
+    Denoiser,
+    EDMPrecondition,
+    GaussianMixture,
+    Interpolant,
+    NetworkDenoiser,
+    SubVP,
+)
 from sdekit.ddpm import cosine_betas, linear_betas, rescale_zero_terminal_snr, sigmoid_betas
 from sdekit.denoisers import Prediction
 from sdekit.processes import ALL as PROCESSES
@@ -22,7 +32,7 @@ from sdekit.processes import Process
 from sdekit.training import DenoisingLoss, draw_times, excess_loss, minimum_loss
 
 KINDS = Prediction.__args__
-WEIGHTINGS = ("simple", "likelihood", "min-snr")
+WEIGHTINGS = ("simple", "likelihood", "min-snr", "edm", "truncated-snr")
 UNIT = GaussianMixture(None, [0.0], 1.0)
 SPIKED = GaussianMixture([0.1, 0.6, 0.3], [-3.0, 0.0, 2.0], torch.tensor([0.01, 1.0, 0.1]).double())
 each_process = pytest.mark.parametrize("process", PROCESSES, ids=repr)
@@ -288,6 +298,80 @@ def test_min_snr_weight(process):
         assert found.tolist() == pytest.approx([min(s, cap) / s for s in snr], rel=1e-12)
 
 
+@each_process
+def test_weights_that_are_written_on_the_data(process):
+    """rho^2 times (rho^2 + std^2) / (rho std)^2, and rho^2 max(snr, 1), with rho = sigma / alpha."""
+    t = torch.linspace(process.t_min, process.t_max, 50, dtype=torch.float64)
+    rho = [process.sigma(u) / process.alpha(u) for u in t.tolist()]
+    edm = [r**2 * (r**2 + 0.25) / (0.5 * r) ** 2 for r in rho]
+    found = DenoisingLoss("edm", data_std=0.5).weights(process, t)
+    assert found.tolist() == pytest.approx(edm, rel=1e-10)
+    found = DenoisingLoss("truncated-snr").weights(process, t)
+    assert found.tolist() == pytest.approx([max(r**2, 1.0) for r in rho], rel=1e-10)
+
+
+@pytest.mark.parametrize("process", [VP(), VE(), EDM(), Interpolant()], ids=repr)
+def test_edm_weight_undoes_the_preconditioning(process):
+    """The loss is the mean square of F minus its target of unit variance: w c_out^2 = 1."""
+    std, n = 0.5, 30
+
+    class Sine(nn.Module):
+        def forward(self, x, t):
+            return torch.sin(x + t.view(-1, 1))
+
+    network = Sine()
+    model = EDMPrecondition(network, process, sigma_data=std)
+    t = torch.linspace(0.01, 0.99, n, dtype=torch.float64) * process.horizon
+    x0, noise = normal(n, 2), normal(n, 2, seed=1)
+    rho = (process.sigma(t) / process.alpha(t))[:, None]
+    y, spread = x0 + rho * noise, (rho**2 + std**2).sqrt()
+    wanted = (x0 - std**2 / spread**2 * y) * spread / (rho * std)
+    expected = (network(y / spread, rho.log()[:, 0] / 4) - wanted).square().mean(1)
+    found = DenoisingLoss("edm", data_std=std)(model, x0, t, noise)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_target_loss_is_of_the_network_s_own_error(kind, norm):
+    process, x0, noise = SubVP(), normal(6, 2), normal(6, 2, seed=1)
+    t = torch.linspace(0.1, 1.0, 6, dtype=torch.float64)
+    model = Function(process, lambda x, t: torch.sin(x), kind)
+    x = process.perturb(x0, t, noise)
+    truth = Function(process, lambda x, t: noise, kind).predict(x, t)
+    error = model.predict(x, t) - truth
+    expected = (error.square() if norm == "l2" else error.abs()).mean(1)
+    found = DenoisingLoss("target", norm)(model, x0, t, noise)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_absolute_errors_have_the_root_of_the_weight(weighting, kind):
+    process, x0, noise = VP(), normal(6, 2), normal(6, 2, seed=1)
+    t = torch.linspace(0.1, 1.0, 6, dtype=torch.float64)
+    model, loss = Function(process, lambda x, t: torch.sin(x), kind), DenoisingLoss(weighting, "l1")
+    error = (torch.sin(process.perturb(x0, t, noise)) - noise).abs().mean(1)
+    expected = loss.weights(process, t).sqrt() * error
+    torch.testing.assert_close(loss(model, x0, t, noise), expected, rtol=1e-10, atol=0)
+
+
+def test_weights_where_there_is_no_signal():
+    """The last step of a chain without signal, read from the data or v that is predicted there."""
+    process = VP.from_betas([0.1, 0.5, 1.0], zero_terminal_snr=True)
+    t, x0, noise = torch.ones(2, dtype=torch.float64), normal(2, 1), normal(2, 1, seed=1)
+
+    class Zero(nn.Module):
+        def forward(self, x, t):
+            return torch.zeros_like(x)
+
+    for kind in ("data", "v"):
+        model = NetworkDenoiser(Zero(), process, kind, time="label")
+        for weighting, expected in (("edm", x0), ("truncated-snr", x0), ("simple", 0 * x0)):
+            found = DenoisingLoss(weighting)(model, x0, t, noise)
+            torch.testing.assert_close(found, expected.square()[:, 0], rtol=1e-12, atol=1e-30)
+
+
 def test_weights_multiply_the_simple_loss():
     process, x0, noise = VP(), normal(6, 2), normal(6, 2, seed=1)
     t = torch.linspace(0.01, 1.0, 6, dtype=torch.float64)
@@ -448,6 +532,9 @@ class Pair(Function):
 PAIR, TIME = torch.zeros(4, 2), torch.full((4,), 0.5)
 ZERO = Function(VP(), lambda x, t: torch.zeros_like(x))
 BAD = {
+    "norm": (lambda: DenoisingLoss(norm="l3"), ValueError, "norm must be one of 'l2', 'l1'"),
+    "data_std": (lambda: DenoisingLoss("edm", data_std=0.0), ValueError, "data_std must be"),
+    "data_std bool": (lambda: DenoisingLoss(data_std=True), TypeError, "data_std must be a number"),
     "weighting": (lambda: DenoisingLoss("likelyhood"), ValueError, "did you mean 'likelihood'"),
     "snr_cap": (lambda: DenoisingLoss("min-snr", snr_cap=0), ValueError, "snr_cap must be"),
     "snr_cap bool": (lambda: DenoisingLoss(snr_cap=True), TypeError, "snr_cap must be a number"),

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from sdekit import networks
-from sdekit.networks import MLP, FourierEmbedding, SinusoidalEmbedding, TimeFeatures, UNet
+from sdekit.networks import (
+    MLP,
+    DiffusersUNet,
+    FourierEmbedding,
+    SinusoidalEmbedding,
+    TimeFeatures,
+    UNet,
+)
 
 # (class, constructor arguments, event shape, conditions of n samples or None)
 CASES = [
@@ -19,9 +26,10 @@ CASES = [
     (MLP, {"dim": 2, "cond_dim": 3}, (2,), lambda n: torch.linspace(-1, 1, 3 * n).reshape(n, 3)),
     (UNet, {}, (1, 8, 8), None),
     (UNet, {"channels": 3, "widths": (8, 12, 16), "depth": 2}, (3, 8, 12), None),
-    (UNet, {"channels": 2, "widths": (8,), "attention": False}, (2, 5, 7), None),
+    (UNet, {"channels": 2, "widths": (8,), "attention": False}, (2, 4, 6), None),
     (UNet, {"widths": (8, 16), "num_classes": 10}, (1, 16, 16), lambda n: torch.arange(n) % 10),
-    (UNet, {"widths": (8, 16, 16)}, (1, 32, 32), None),
+    (UNet, {"widths": (8, 16, 16), "patch": 2, "time_scale": 0.05}, (1, 28, 28), None),
+    (UNet, {"widths": (8, 8, 8, 8), "dropout": 0.0}, (1, 10, 10), None),
 ]
 IDS = [f"{kind.__name__}-{shape}-{k}" for k, (kind, _, shape, _) in enumerate(CASES)]
 each_case = pytest.mark.parametrize(("kind", "arguments", "event", "conditions"), CASES, ids=IDS)
@@ -47,7 +55,9 @@ def inputs(event: tuple[int, ...], conditions: Any, n: int = 5) -> tuple[Tensor,
 def test_all_is_every_network():
     public = {getattr(networks, name) for name in networks.__all__ if name != "ALL"}
     features = {SinusoidalEmbedding, FourierEmbedding, TimeFeatures}
-    assert set(networks.ALL) == public - features == {kind for kind, *_ in CASES}
+    assert set(networks.ALL) == public - features
+    apart = {DiffusersUNet, networks.PerStepMLP}  # files of their own
+    assert {kind for kind, *_ in CASES} == set(networks.ALL) - apart
 
 
 @each_case
@@ -226,16 +236,24 @@ BAD = [
     (lambda: UNet(channels=4), ValueError, "channels must be 1, 2 or 3, got 4"),
     (lambda: UNet(widths=()), ValueError, "widths must be a non-empty sequence"),
     (lambda: UNet(widths=32), ValueError, "widths must be a non-empty sequence"),  # type: ignore[arg-type]
-    (lambda: UNet(widths=(8, 0)), ValueError, r"widths\[1\] must be >= 1"),
+    (lambda: UNet(widths=(8, 0)), ValueError, r"widths\[1\] must be >= 2"),
     (lambda: UNet(depth=0), ValueError, "depth must be >= 1"),
     (lambda: UNet(attention=1), TypeError, "attention must be True or False"),  # type: ignore[arg-type]
+    (lambda: UNet(dropout=1.0), ValueError, r"dropout must be .* in \[0, 1\), got 1.0"),
+    (lambda: UNet(dropout=-0.1), ValueError, "dropout must be"),
+    (lambda: UNet(dropout=True), TypeError, "dropout must be a number, got True"),
+    (lambda: UNet(patch=0), ValueError, "patch must be >= 1, got 0"),
+    (lambda: UNet(patch=2.0), TypeError, "patch must be an integer"),  # type: ignore[arg-type]
     (lambda: UNet(num_classes=-1), ValueError, "num_classes must be >= 0"),
     (lambda: UNet()(X, T), ValueError, r"x must have shape \(n, 1, height, width\)"),
     (lambda: UNet(3)(IMAGE, T), ValueError, r"x must have shape \(n, 3, height, width\)"),
-    (lambda: UNet()(IMAGE[..., :7], T), ValueError, r"divide by 2 .* got 8 x 7"),
-    (lambda: UNet(widths=(8, 8, 8))(IMAGE[..., :6], T), ValueError, r"divide by 4 .* got 8 x 6"),
+    (lambda: UNet()(IMAGE[..., :7], T), ValueError, "divide by 2, got 8 x 7"),
+    (lambda: UNet()(IMAGE[:, :, :3, :3], T), ValueError, "divide by 2, got 3 x 3"),
+    (lambda: UNet()(IMAGE[..., :0], T), ValueError, "must be positive .* got 8 x 0"),
+    (lambda: UNet(patch=4)(IMAGE[..., :6], T), ValueError, "divide by 4, got 8 x 6"),
+    (lambda: UNet(patch=3)(IMAGE[:, :, :6, :3], T), ValueError, "divide by 6, got 6 x 3"),
     (lambda: UNet()(IMAGE, T[:2]), ValueError, "t must have shape"),
-    (lambda: UNet()(IMAGE, T, LABELS), ValueError, "cond was given, but this UNet takes none"),
+    (lambda: UNet()(IMAGE, T, LABELS), ValueError, "cond was given, but this network takes none"),
     (lambda: UNet(num_classes=3)(IMAGE, T), ValueError, "cond is missing"),
     (lambda: UNet(num_classes=3)(IMAGE, T, LABELS[:2]), ValueError, r"labels of shape \(4,\)"),
     (lambda: UNet(num_classes=3)(IMAGE, T, T), ValueError, "integer labels.*float32"),

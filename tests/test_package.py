@@ -84,7 +84,8 @@ def test_every_module_says_what_it_is() -> None:
 )
 def test_catalogues_are_complete(base: type, catalogue: tuple[object, ...]) -> None:
     computed = {samplers.ComputedPlan, samplers.Tabulated}  # hold numbers: no instance by default
-    assert {type(member) for member in catalogue} == concrete(base) - computed
+    special = {samplers.LearnedAncestral}  # runs on models that know their variance, not on any
+    assert {type(member) for member in catalogue} == concrete(base) - computed - special
     assert all(isinstance(member, base) for member in catalogue)
     names = [repr(member) for member in catalogue]
     assert len(set(names)) == len(names)

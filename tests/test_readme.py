@@ -1,5 +1,6 @@
 """The README tells the truth: its code runs, its tables and pictures are what the package has."""
 
+import ast
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from sdekit import samplers
+from sdekit.networks import UNet
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -93,6 +95,22 @@ def test_the_blocks_on_metrics_run(tmp_path, monkeypatch, capsys):
     # The table on the page has these sets, and the columns that are printed.
     assert all(f"| {name} |" in text for name in rows)
     assert "| set | n | FD-LeNet | KID | energy | precision | recall |" in text
+
+
+def test_the_blocks_on_networks_run(tmp_path, monkeypatch, capsys):
+    text, names = run_page("networks", tmp_path, monkeypatch)
+    printed = capsys.readouterr().out
+    assert "torch.Size([2, 1, 28, 28]) 0.0" in printed
+    assert ("sdekit[diffusers]" in printed) == (find_spec("diffusers") is None)
+    for attention in (True, False):
+        net = UNet(3, (32, 64, 96, 128), depth=2, attention=attention)
+        assert f"{sum(p.numel() for p in net.parameters()):,}" in text
+    rows = re.findall(r"^\| (\(.*?\)) \| (\d) \| (\S+) M \|", text, re.MULTILINE)
+    assert len(rows) == 10
+    for widths, patch, millions in rows:
+        net = UNet(widths=ast.literal_eval(widths), patch=int(patch))
+        assert f"{sum(p.numel() for p in net.parameters()) / 1e6:.2f}" == millions
+    assert names["model"].network.features.scale == 0.05
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ from sdekit.ddpm import linear_betas, quadratic_betas, rescale_zero_terminal_snr
 from sdekit.networks import MLP, UNet
 from sdekit.processes import Process
 from sdekit.storage import load_tensors
-from sdekit.training import DenoisingLoss, draw_times, excess_loss, fit, minimum_loss
+from sdekit.training import DenoisingLoss, Plateau, draw_times, excess_loss, fit, minimum_loss
 from sdekit.training.draws import normals, step_generator
 
 TOY = GaussianMixture([0.3, 0.7], [-1.4, 0.6], 0.4)
@@ -92,6 +92,16 @@ SETUPS = {
         normal(50, 1),
         {"batch": 16, "cond": normal(50, 2, seed=1)},
     ),
+    "parts": (
+        dropping,
+        normal(50, 1),
+        {"batch": 16, "accumulate": 4, "optimizer": torch.optim.NAdam},
+    ),
+    "plateau": (
+        small,
+        TOY,
+        {"batch": 8, "schedule": Plateau(5, 1), "validation": TOY, "evaluate_every": 15},
+    ),
     "images": (images, normal(10, 1, 8, 8), {"batch": 4, "loss": DenoisingLoss("min-snr")}),
 }
 
@@ -125,7 +135,7 @@ def child(code: str, *arguments: object) -> subprocess.CompletedProcess:
         [sys.executable, "-c", head + code, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
 
@@ -489,6 +499,46 @@ t.run("dropout", Path(sys.argv[1]), callback=kill)
     names = [p.name for p in sorted((tmp_path / "checkpoints").iterdir())]
     assert names == ["step-00000020"]
     agree(run("dropout", tmp_path, resume=True), whole("dropout"))
+
+
+@pytest.mark.slow
+def test_killed_fifty_times_is_the_same_run(tmp_path):
+    """SIGKILL at random moments, often within a save: no checkpoint is lost, and not a bit of the weights."""
+    code = """
+import random, time
+from sdekit.training.checkpoints import checkpoints
+from sdekit.storage import load_tensors
+out, moments = Path(sys.argv[1]), random.Random(0)
+def newest():
+    found = checkpoints(out / "checkpoints")
+    return int(found[-1].name[5:]) if found else 0
+kills = 0
+while newest() < 2500:
+    before = newest()
+    if not (child := os.fork()):
+        t.run("dropout", out, 2500, checkpoint_every=3, resume=True)
+        os._exit(0)
+    if kills < 50:
+        time.sleep(moments.uniform(0.03, 0.15))
+        os.kill(child, signal.SIGKILL)
+        kills += 1
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) or status == 0, status
+    assert newest() >= before
+    for path in checkpoints(out / "checkpoints"):
+        for name in ("model.safetensors", "training.safetensors"):
+            load_tensors(path / name)
+assert kills == 50, kills
+"""
+    done = child(code, tmp_path / "killed")
+    assert done.returncode == 0, done.stderr
+    done = child(
+        't.run("dropout", Path(sys.argv[1]), 2500, checkpoint_every=3)', tmp_path / "whole"
+    )
+    assert done.returncode == 0, done.stderr
+    paths = [tmp_path / name / "checkpoints" / "step-00002500" for name in ("killed", "whole")]
+    assert same(*paths)
+    assert not list((tmp_path / "killed" / "checkpoints").glob(".*.tmp"))
 
 
 def test_terminated_exits_143_and_resumes(tmp_path, whole):

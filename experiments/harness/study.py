@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +11,8 @@ from typing import Annotated, Any
 
 import torch
 import typer
+
+from sdekit.storage import save_text
 
 
 def option(default: Any, help: str) -> Any:
@@ -59,12 +60,7 @@ def recorded(
     figures = run(config, out)
     cost = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
     summary = {"config": description, **figures, **cost}
-    temporary = out / f".summary.{os.getpid()}.tmp"
-    with temporary.open("w") as file:
-        file.write(json.dumps(summary, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(out / "summary.json")
+    save_text(out / "summary.json", json.dumps(summary, indent=1) + "\n")
     return summary
 
 

@@ -149,6 +149,8 @@ class SweepTable(Records):
         value, error = self.rows[i][name], self.rows[i][f"{name} se"]
         if not self.rows[i]["runs"]:
             return "failed  "
+        if math.isnan(value):
+            return ""
         text = f"{value:.4g}" + (f" ± {error:.1g}" if math.isfinite(error) else "")
         return f"{text} *" if self.best.get(name) == i else f"{text}  "
 

@@ -6,8 +6,9 @@ import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from sdekit import metrics as distances
 from sdekit.data.mixtures import GaussianMixture
 from sdekit.denoisers import Denoiser, device_of
 from sdekit.elementary import Number
+from sdekit.learned_variance import StepModel
 from sdekit.sampling import Sampler, TimeGrid, sample
 
 #: A distance of samples (n, d) from a law.
@@ -75,7 +77,7 @@ class Bench:
 
     def measure(self, run: Run) -> dict[str, Any]:
         """Values, cost and error of a run; what the sampler or a metric raises is recorded."""
-        timed, own_times = TimedDenoiser(self.denoiser), isinstance(run.grid, tuple)
+        timed, own_times = _timed(self.denoiser), isinstance(run.grid, tuple)
         record: dict[str, Any] = {"error": "", "values": {}, "nfe": 0}
         began = time.perf_counter()
         try:
@@ -119,11 +121,28 @@ class TimedDenoiser(Denoiser):
 
     def predict(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
         """The denoiser's prediction."""
+        with self._clock(x):
+            return self._denoiser.predict(x, t, **conditions)
+
+    @contextmanager
+    def _clock(self, x: Tensor) -> Iterator[None]:
         began = time.perf_counter()
-        out = self._denoiser.predict(x, t, **conditions)
+        yield
         self.seconds += time.perf_counter() - began
         self.samples += len(x)
-        return out
+
+
+class TimedStepModel(TimedDenoiser):
+    """One that also gives the law of a step."""
+
+    def reverse(self, x: Tensor, t: Number, s: Number, **conditions: Any) -> tuple[Tensor, Tensor]:
+        """The denoiser's mean and variance of a step."""
+        with self._clock(x):
+            return cast(StepModel, self._denoiser).reverse(x, t, s, **conditions)
+
+
+def _timed(denoiser: Denoiser) -> TimedDenoiser:
+    return (TimedStepModel if isinstance(denoiser, StepModel) else TimedDenoiser)(denoiser)
 
 
 def measured(

@@ -33,7 +33,7 @@ class DiffusersUNet(nn.Module):
 
     def __init__(self, model: Any, time_scale: float = 1.0) -> None:
         super().__init__()
-        self.model = _model(model)
+        self.model: Any = _model(model)
         self.time_scale = check_number("time_scale", time_scale, 0.0, open_low=True)
         known = self.model.config
         if known["in_channels"] != known["out_channels"]:
@@ -70,10 +70,10 @@ class DiffusersUNet(nn.Module):
         return self.model(x, clock, class_labels=labels, return_dict=False)[0]
 
 
-def _model(model: Any) -> nn.Module:
+def _model(model: Any) -> Any:
     """`model`, or the one of these arguments."""
     try:
-        from diffusers import UNet2DModel
+        from diffusers import UNet2DModel  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
             'this network needs diffusers: pip install "sdekit[diffusers]"'

@@ -19,7 +19,7 @@ from sdekit.networks.embeddings import TimeFeatures, check_times
 
 
 class UNet(nn.Module):
-    """Residual blocks down and up again, with skips; the output has x's shape and starts at zero.
+    """Residual blocks down and up again, with skips; the output starts at zero.
 
     Each level halves the image; half of an odd size is rounded up, and cropped away again, so that any
     number of levels fits any even size. A time shared by the batch, of shape (1,), is embedded once.
@@ -38,6 +38,8 @@ class UNet(nn.Module):
         dropout: probability that a feature is dropped inside a residual block, in train mode.
         patch: pixels enter and leave as patch x patch blocks, a channel a pixel of the block; 2 makes
             a call about four times cheaper. Sizes must divide by it.
+        readings: how many images the output holds, one after the other along the channels: 1, or 2 for
+            `LearnedVariance`.
     """
 
     #: A time of shape (1,) is embedded once for the whole batch.
@@ -46,7 +48,7 @@ class UNet(nn.Module):
     def __init__(
         self,
         channels: int = 1,
-        widths: Sequence[int] = (32, 64),
+        widths: Sequence[int] = (16, 32),
         depth: int = 1,
         attention: bool = True,
         embedding_dim: int = 32,
@@ -54,6 +56,7 @@ class UNet(nn.Module):
         time_scale: float = 1.0,
         dropout: float = 0.0,
         patch: int = 1,
+        readings: int = 1,
     ) -> None:
         super().__init__()
         self.channels = _check_channels(channels)
@@ -64,6 +67,7 @@ class UNet(nn.Module):
         self.num_classes = check_integer("num_classes", num_classes, 0)
         self.dropout = check_number("dropout", dropout, 0.0, 1.0, open_high=True)
         self.patch = check_integer("patch", patch, 1)
+        self.readings = check_integer("readings", readings, 1)
         self.features = TimeFeatures("sinusoidal", embedding_dim, time_scale)
         down = [width for width in self.widths for _ in range(depth)]
         up, low, time = down[::-1], down[-1], 2 * down[0]
@@ -78,7 +82,7 @@ class UNet(nn.Module):
         self.mid_out = _Block(low, low, time, dropout)
         self.up = nn.ModuleList(_Block(i + o, o, time, dropout) for i, o in _steps(up))
         self.out_norm = _norm(down[0])
-        self.out = nn.Conv2d(down[0], channels * patch**2, 3, padding=1)
+        self.out = nn.Conv2d(down[0], readings * channels * patch**2, 3, padding=1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # pyright: ignore[reportArgumentType]
 
@@ -95,6 +99,7 @@ class UNet(nn.Module):
             "time_scale": self.features.scale,
             "dropout": self.dropout,
             "patch": self.patch,
+            "readings": self.readings,
         }
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
@@ -161,7 +166,7 @@ class _Block(nn.Module):
         self.conv1 = nn.Conv2d(ins, outs, 3, padding=1)
         self.conv2 = nn.Conv2d(outs, outs, 3, padding=1)
         self.time = nn.Linear(time, outs)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.skip = nn.Conv2d(ins, outs, 1) if ins != outs else nn.Identity()
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import isfinite, prod
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from sdekit.sampling.one_step import DDIM
 from sdekit.sampling.paths import NoiseSource, Normals
 from sdekit.sampling.plan import Plan
 from sdekit.sampling.sampler import FINAL, Sampler, frozen
+from sdekit.world import ALONE, World
 
 #: Samples run together unless told otherwise: large enough to be fast, small enough that a slab of normals
 #: stays near a hundred megabytes.
@@ -76,6 +77,7 @@ def sample(
     callback: Callback | None = None,
     progress: bool = False,
     path_steps: int | None = None,
+    world: World = ALONE,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Samples:
@@ -105,6 +107,8 @@ def sample(
         progress: show a bar.
         path_steps: lay the noise out on the sampler's grid of so many steps, a multiple of `steps`: runs of
             different steps then share one Brownian path, sample by sample (plans on named grids only).
+        world: `World.current()` shares the samples out over the processes of a group, all of which must call
+            this; each gets all of them, the same as one process draws.
         dtype: of the states; of `x_init`, else the default dtype.
         device: of the states; of `x_init`, else of the model.
 
@@ -119,7 +123,7 @@ def sample(
     _check_start(denoiser.process, times[0], x_init)
     check_cond(cond, n)
     chunk = fitting(event) if chunk is None else check_integer("chunk", chunk, 1)
-    seed = _seed(seed, generator)
+    key: int = world.every(_seed(seed, generator))[0]
     dtype, device = _placement(denoiser, x_init, dtype, device)
     program = sampler.program(denoiser, times, final)
     plan, finer = plan_of(program), None
@@ -131,7 +135,8 @@ def sample(
             raise ValueError(f"path_steps is for plans, which {sampler!r} is not")
     noise = NoiseSource(plan, finer)
 
-    runs, bounds = [], [(low, min(low + chunk, n)) for low in range(0, n, chunk)]
+    share = world.share(n)
+    runs, bounds = [], [(i, min(i + chunk, share.stop)) for i in share[::chunk]]
     with (
         evaluating(denoiser),
         torch.no_grad(),
@@ -140,7 +145,7 @@ def sample(
         else nullcontext() as bar,
     ):
         for low, high in bounds:
-            normals = noise.normals(seed, low, high, event, dtype, device)
+            normals = noise.normals(key, low, high, event, dtype, device)
             start = None if x_init is None else x_init[low:high].to(device, dtype)
             rows = {} if cond is None else {"cond": cond[low:high].to(device)}
             recorder = _Recorder(trajectory, callback, bar)
@@ -148,7 +153,8 @@ def sample(
     if not runs:
         nothing = torch.empty(0, *event, dtype=dtype, device=device)
         runs.append(_Chunk(nothing, 0, None, [nothing] * len(times)))
-    return _joined(runs, times, seed, plan, trajectory=trajectory)
+    own = _joined(runs, times, key, plan, trajectory=trajectory)
+    return own if world.size == 1 else _gathered(own, world)
 
 
 class _Chunk(NamedTuple):
@@ -172,6 +178,23 @@ def _joined(
         plan=plan,
         trajectory=_side_by_side([run.states for run in runs]) if trajectory else None,
         nfe_per_sample=torch.cat(costs) if costs else None,
+    )
+
+
+def _gathered(own: Samples, world: World) -> Samples:
+    """The samples of all processes, in order."""
+
+    def joined(part: Tensor | None, dim: int = 0) -> Tensor | None:
+        if part is None:
+            return None
+        return torch.cat(world.every(part.cpu()), dim).to(part.device)
+
+    return replace(
+        own,
+        x=joined(own.x),
+        nfe=max(world.every(own.nfe)),
+        trajectory=joined(own.trajectory, 1),
+        nfe_per_sample=joined(own.nfe_per_sample),
     )
 
 

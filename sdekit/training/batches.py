@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from sdekit.data.images import Scaling
 from sdekit.errors import check_finite, check_number
 from sdekit.training.draws import step_generator
-from sdekit.training.world import World
+from sdekit.world import World
 
 
 @runtime_checkable

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from sdekit import storage
-from sdekit.denoisers import NetworkDenoiser, describe, load_weights
+from sdekit.denoisers import NetworkModel, describe, load_weights
 from sdekit.errors import CheckpointError
+from sdekit.training.average import Average
 from sdekit.training.settings import config_hash, versions
 
 _NAME = re.compile(r"step-(\d{8})")
@@ -33,7 +33,7 @@ class TrainingState:
     """
 
     model: nn.Module
-    average: AveragedModel
+    average: Average
     optimizer: torch.optim.Optimizer
     config: dict[str, Any]
     step: int = 0
@@ -110,7 +110,6 @@ class TrainingState:
         load_weights(self.average.module, _with_prefix(average, "model."), path)
         self._restore_optimizer(_with_prefix(training, "optimizer."), header["optimizer"])
         self.step, self.losses = int(header["step"]), training["losses"].tolist()
-        self.average.n_averaged.fill_(self.step)
         self.validation = [(int(step), loss) for step, loss in header["validation"]]
 
     def check_describable(self) -> None:
@@ -123,9 +122,9 @@ class TrainingState:
             ) from None
 
     def _header(self) -> dict[str, Any]:
-        """What `NetworkDenoiser.load` asks for, and the settings."""
+        """What `NetworkModel.load` asks for, and the settings."""
         header, average = {"step": self.step, "config": self.config}, self.average.module
-        if isinstance(average, NetworkDenoiser):
+        if isinstance(average, NetworkModel):
             header |= {"model": describe(average), "weights_prefix": "model.network."}
         return header
 

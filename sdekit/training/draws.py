@@ -9,7 +9,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from sdekit.training.world import World
+from sdekit.world import World
 
 #: Rows whose normals come from one generator; a process with some of them draws these and no others.
 BLOCK = 256

@@ -11,7 +11,7 @@ from sdekit.training.batches import Data, as_data
 from sdekit.training.draws import key, step_generator
 from sdekit.training.fit import Loss, Objective, drawn
 from sdekit.training.times import TimeLaw
-from sdekit.training.world import World
+from sdekit.world import World
 
 #: Rows drawn from endless data.
 ROWS = 8_192

@@ -15,7 +15,7 @@ from sdekit.errors import NumericsError, check_choice, check_integer, check_numb
 from sdekit.training.draws import normals, step_generator
 from sdekit.training.losses import DenoisingLoss, labels_of
 from sdekit.training.times import TimeLaw, resolve_times
-from sdekit.training.world import ALONE, World
+from sdekit.world import ALONE, World
 
 Batch = Tensor | tuple[Tensor, Tensor]
 PRECISIONS = ("float32", "bf16")
@@ -85,14 +85,15 @@ def fit(
         rows = drawn(model, batch, loss, law, seed, index, world)
         parts = _parts(rows, accumulate)
         optimizer.zero_grad()
-        mean = parts[0][0].new_zeros(())
+        values = []
         for part in parts:
             with nullcontext() if part is parts[-1] else unsynced():
                 value = objective(*part) / len(parts)
                 value.backward()
-            mean += value.detach()
+            values.append(value.detach())
+        mean = world.total(sum(values[1:], values[0])) / world.size
         norm = nn.utils.clip_grad_norm_(parameters, limit)
-        value, size = torch.stack([world.total(mean) / world.size, norm.to(mean)]).tolist()
+        value, size = torch.stack([mean, norm.to(mean)]).tolist()
         if not (math.isfinite(value) and math.isfinite(size)):
             raise NumericsError(
                 f"loss {value:g} and gradient norm {size:g} at step {index} are not finite"

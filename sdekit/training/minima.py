@@ -1,94 +1,168 @@
-"""Exact minima of losses."""
+"""The least value that a loss can have on a mixture.
+
+Given x_t, the posterior of x_0 is a mixture. The least loss is its spread (the variance, or the mean distance
+from the median of each element), averaged over x_t and over the objective's times.
+"""
 
 import math
-from itertools import pairwise
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from sdekit.data.mixtures import GaussianMixture
-from sdekit.denoisers import Denoiser
-from sdekit.errors import check_integer
+from sdekit.errors import check_integer, generator_of
 from sdekit.processes import Process
-from sdekit.schedules import Tabulated
-from sdekit.training.losses import labels_of, reading
-from sdekit.training.times import draw_times
+from sdekit.training.losses import DenoisingLoss
+from sdekit.training.posterior import in_blocks, marginals
+from sdekit.training.quadrature import integrate
+from sdekit.training.times import TimeLaw, resolve_times
+
+#: Numbers (points, components, coordinates) worked on at once.
+_BLOCK = 1 << 20
+#: Of a panel of x, in units of what an affine prediction would leave.
+_TOLERANCE = 1e-11
 
 
 def minimum_loss(
-    target: GaussianMixture, process: Process, *, n: int = 200_000, seed: int = 0
+    target: GaussianMixture,
+    process: Process,
+    *,
+    loss: Any = None,
+    times: str | TimeLaw = "stratified",
+    labels: int | None = None,
+    prediction: str = "noise",
+    n: int = 200_000,
+    seed: int = 0,
 ) -> float:
-    """The least simple loss any network can have on a mixture: E_t [1 - sigma^2 J(p_t) / d], t uniform.
+    """The least value of a loss that any network can reach on a mixture, the mean over elements.
 
-    J = E |score|^2 is the Fisher information. In 1-D by quadrature (about 1e-9), else the mean over `n` exact
-    draws (about 1 / sqrt(n)).
+    Closed form in x for a Gaussian of any dimension, quadrature (about 1e-9) for a mixture on the line,
+    else exact spreads at draws of x_t, whose standard error `minimum_with_error` gives. Over the times
+    always quadrature, or the mean over the steps of a chain.
+
+    Args:
+        target: law of the data.
+        process: forward process.
+        loss: `DenoisingLoss()` if not given; any `DenoisingLoss`, or a loss with the same mean as one.
+        times: law of times or its name; it names the objective, which is the same for "uniform",
+            "stratified" and "importance".
+        labels: N where the network knows its time as one of N labels: the mean over the steps of a chain.
+        prediction: what the model predicts; of consequence for the weighting "target" alone.
+        n: draws of x_t in all, at least 2 a time, where there is no other way.
+        seed: of the draws.
+
+    Raises:
+        ValueError, TypeError: an argument.
     """
-    if target.dim == 1:
-        return _minimum_by_quadrature(target, process)
-    check_integer("n", n, 1)
-    generator = torch.Generator().manual_seed(seed)
-    t = draw_times(n, process, generator)
-    x0 = target.sample(n, generator=generator)
-    noise = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
-    exact = target.denoiser(process).noise(process.perturb(x0, t, noise), t)
-    return 1 - exact.square().mean().item()
+    options = {"times": times, "labels": labels, "prediction": prediction, "n": n, "seed": seed}
+    return minimum_with_error(target, process, loss=loss, **options)[0]
 
 
-def excess_loss(
-    model: Denoiser, target: GaussianMixture, *, n: int = 100_000, seed: int = 0
+def minimum_with_error(
+    target: GaussianMixture,
+    process: Process,
+    *,
+    loss: Any = None,
+    times: str | TimeLaw = "stratified",
+    labels: int | None = None,
+    prediction: str = "noise",
+    n: int = 200_000,
+    seed: int = 0,
 ) -> tuple[float, float]:
-    """Mean of |eps_hat - exact noise|^2 over the training law, and its standard error.
+    """`minimum_loss` and its standard error, which is 0 where nothing is drawn."""
+    chosen, law = denoising(loss), resolve_times(times)
+    labels = None if labels is None else check_integer("labels", labels, 1)
+    n, generator = check_integer("n", n, 1), generator_of(seed)
+    t, weights = law.nodes(process, labels, kinks(chosen, process))
+    found, variances = least(target, process, chosen, t, prediction, per_time(n, t), generator)
+    return (weights @ found).item(), (weights.square() @ variances).sqrt().item()
 
-    That is the simple loss of the model minus the least there is, without the variance of the loss.
-    """
-    check_integer("n", n, 2)
-    process, generator = model.process, torch.Generator().manual_seed(seed)
-    t = draw_times(n, process, generator, labels=labels_of(model))
-    x0 = target.sample(n, generator=generator)
+
+def denoising(loss: Any) -> DenoisingLoss:
+    """The denoising loss that has the same mean as `loss`; the simple one for None."""
+    found = DenoisingLoss() if loss is None else getattr(loss, "denoising", loss)
+    if not isinstance(found, DenoisingLoss):
+        raise TypeError(
+            f"loss must be a DenoisingLoss, or have one of the same mean as .denoising, got {loss!r}"
+        )
+    return found
+
+
+def kinks(loss: DenoisingLoss, process: Process) -> list[float]:
+    """Times at which the loss's weight is not smooth."""
+    low, high = (float(process.log_snr(t)) for t in (process.t_max, process.t_min))
+    return [float(process.time_at_log_snr(v)) for v in loss.breaks() if low < v < high]
+
+
+def per_time(n: int, t: Tensor) -> int:
+    """Draws at each of the times for about n in all: two or more, so that they have a standard error."""
+    return max(2, math.ceil(n / len(t)))
+
+
+def least(
+    target: GaussianMixture,
+    process: Process,
+    loss: DenoisingLoss,
+    t: Tensor,
+    prediction: str,
+    draws: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """The least loss at each time, weight included, and the variance of the estimate; both (m,)."""
+
+    def spreads(s: Tensor, x_t: Tensor) -> Tensor:
+        return marginals(target, process, s, x_t).spread(loss.norm).mean(1)
+
+    if len(target.means) == 1:  # the posterior is as wide at every x
+        found = in_blocks(target, spreads, t, target.means.expand(len(t), -1))
+    elif target.dim == 1:
+        found = _by_quadrature(target, process, loss.norm, t)
+    else:
+        x_t, each = draw_states(target, process, t, draws, generator)
+        found = in_blocks(target, spreads, each, x_t).view(len(t), draws)
+    variances = torch.zeros_like(t) if found.ndim == 1 else found.var(1) / draws
+    found = found if found.ndim == 1 else found.mean(1)
+    factor = torch.as_tensor(loss.factor(process, t, "data", prediction))
+    factor = factor if loss.norm == "l2" else factor.sqrt()
+    return factor * found, factor.square() * variances
+
+
+def draw_states(
+    target: GaussianMixture,
+    process: Process,
+    t: Tensor,
+    draws: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """x_t (len(t) draws, d), `draws` of them at each time, and their times."""
+    each = t.repeat_interleave(draws)
+    x0 = target.sample(len(each), generator=generator)
     noise = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
-    parameter = next(model.parameters(), t) if isinstance(model, nn.Module) else t
-    x_t, t = (v.to(parameter.device) for v in (process.perturb(x0, t, noise), t))
-    exact = target.denoiser(process)
-    with torch.no_grad():
-        gaps = [
-            (reading(model, "noise", x, s) - reading(exact, "noise", x, s)).square().mean(1)
-            for x, s in zip(x_t.split(8192), t.split(8192), strict=True)
-        ]
-    gap = torch.cat(gaps)
-    return gap.mean().item(), gap.std().item() / math.sqrt(n)
+    return process.perturb(x0, each, noise), each
 
 
-def _minimum_by_quadrature(target: GaussianMixture, process: Process) -> float:
-    from numpy.polynomial.legendre import leggauss
+def _by_quadrature(target: GaussianMixture, process: Process, norm: str, t: Tensor) -> Tensor:
+    """E over x_t of the spread of x_0 on the line at each time, (m,).
 
-    low, high = process.t_min, process.t_max
-    # Panels that halve towards t_min, where the loss rises from 0 to 1 within decades of t.
-    cuts = [low] + [low + (high - low) * 2.0**-k for k in range(16, -1, -1)]
-    schedule = getattr(process, "schedule", None)
-    if isinstance(schedule, Tabulated):  # the rate jumps at i / N
-        n = len(schedule.betas)
-        cuts = sorted({*cuts, *(i / n for i in range(1, n) if low < i / n < high)})
-    order = max(2, min(24, 600 // len(cuts)))
-    points, weights = (torch.from_numpy(v) for v in leggauss(order))
-    total = 0.0
-    for a, b in pairwise(cuts):
-        for u, w in zip(points.tolist(), weights.tolist(), strict=True):
-            t = a + (b - a) * (u + 1) / 2
-            total += (
-                0.5 * (b - a) * w * (1 - float(process.sigma(t)) ** 2 * _fisher(target, process, t))
-            )
-    return total / (high - low)
+    Panels are no wider than any component that has mass there.
+    """
+    z, parts = torch.arange(-9, 10, dtype=torch.float64), []
+    for s in t.split(max(1, _BLOCK // (8 * len(z) * len(target.means) ** 2))):
+        law = [target.at(process, u) for u in s.tolist()]
+        cuts = torch.stack([(p.means + p.variances.sqrt() * z).flatten() for p in law])
+
+        def weighted(row: Tensor, x: Tensor, s: Tensor = s) -> Tensor:
+            posterior = marginals(target, process, s[row], x[:, None])
+            return posterior.log_prob.exp() * posterior.spread(norm)[:, 0]
+
+        scale = _linear(target, process, s) if norm == "l2" else _linear(target, process, s).sqrt()
+        parts.append(integrate(weighted, cuts.sort(1).values, _TOLERANCE * scale))
+    return torch.cat(parts)
 
 
-def _fisher(target: GaussianMixture, process: Process, t: float) -> float:
-    """E |score|^2 at t in 1-D, by panels no wider than half of any component that has mass there."""
-    from numpy.polynomial.legendre import leggauss
-
-    law = target.at(process, t)
-    z = torch.arange(-9, 9.5, 0.5, dtype=torch.float64)
-    cuts = (law.means + law.variances.sqrt() * z).flatten().sort().values
-    points, weights = (torch.from_numpy(v) for v in leggauss(8))
-    half = 0.5 * cuts.diff()[:, None]
-    x = (cuts[:-1, None] + half + half * points).reshape(-1, 1)
-    values = law.log_prob(x).exp() * law.score(x)[:, 0].square()
-    return float((values * (half * weights).flatten()).sum())
+def _linear(target: GaussianMixture, process: Process, t: Tensor) -> Tensor:
+    """Mean square error of the best affine prediction of x_0 on the line: no best prediction has more."""
+    alpha, sigma = torch.as_tensor(process.alpha(t)), torch.as_tensor(process.sigma(t))
+    variance = target.covariance.item()
+    return variance * sigma.square() / (alpha.square() * variance + sigma.square())

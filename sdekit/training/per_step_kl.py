@@ -19,7 +19,7 @@ from sdekit.data.mixtures import GaussianMixture
 from sdekit.denoisers import Denoiser
 from sdekit.elementary import Number
 from sdekit.errors import check_integer, check_number
-from sdekit.learned_variance import LearnedVariance, StepModel
+from sdekit.learned_variance import Bridge, LearnedVariance, StepModel
 from sdekit.processes import Process, expand
 from sdekit.training.losses import DenoisingLoss, labels_of
 
@@ -60,10 +60,14 @@ class PerStepKL:
                 "model must give the mean and variance of a step, reverse(x, t, s), such as LearnedVariance; "
                 f"{type(model).__name__} has none"
             )
-        s = step_before(t, chain_length(model, self.steps), model.process)
-        x_t = model.process.perturb(x0, t, noise)
-        law = model.reverse(x_t, t, s, **({} if cond is None else {"cond": cond}))
-        return _divergence(model.process, x0, x_t, t, s, law)
+        process, rows = model.process, {} if cond is None else {"cond": cond}
+        s = step_before(t, chain_length(model, self.steps), process)
+        x_t, bridge = process.perturb(x0, t, noise), process.bridge(t, s)
+        if isinstance(model, LearnedVariance):  # which then need not find the bridge again
+            law = model.step(*model.halves(x_t, t, **rows), x_t, t, s, bridge)
+        else:
+            law = model.reverse(x_t, t, s, **rows)
+        return _divergence(bridge, x0, x_t, law)
 
     def minimum(
         self,
@@ -115,10 +119,11 @@ class Hybrid:
             raise TypeError(f"model must be a LearnedVariance, got {type(model).__name__}")
         process, count = model.process, chain_length(model, self.steps)
         s, x_t = step_before(t, count, process), process.perturb(x0, t, noise)
+        bridge = process.bridge(t, s)
         out, reading = model.halves(x_t, t, **({} if cond is None else {"cond": cond}))
         simple = DenoisingLoss()(_Known(model, out), x0, t, noise)
-        law = model.step(out.detach(), reading, x_t, t, s)
-        return simple + self.weight * count * _divergence(process, x0, x_t, t, s, law)
+        law = model.step(out.detach(), reading, x_t, t, s, bridge)
+        return simple + self.weight * count * _divergence(bridge, x0, x_t, law)
 
 
 def kl_minima(
@@ -127,8 +132,8 @@ def kl_minima(
     """The least loss at each step that steps normal and independent by coordinate can have, float64 (steps,).
 
     E mean_j log(v_j / beta-tilde) / 2 with the exact variance v_j of x_s given x_t; at the first step, entry
-    0, E mean_j log(2 pi e v_j) / 2. One component in closed form, in 1-D by quadrature, else the mean over `n`
-    exact draws of x_t a step (about 1 / sqrt(n)).
+    0, E mean_j log(2 pi e v_j) / 2. One component in closed form, in 1-D by quadrature, else the mean over
+    `n` exact draws of x_t a step (about 1 / sqrt(n)).
 
     Args:
         target: law of the data.
@@ -143,7 +148,7 @@ def kl_minima(
     for i in range(1, steps + 1):
         t, s = (k / steps * process.horizon for k in (i, i - 1))
         x, weights = _nodes(target.at(process, t), n, generator)
-        base, first, _ = _reference(process, t, s)
+        base, first, _ = _reference(process.bridge(t, s))
         logs = (exact.reverse(x, t, s)[1] / base).log().mean(1)
         minima.append(0.5 * (weights @ logs + first))
     return torch.stack(minima)
@@ -171,27 +176,25 @@ def _one_length(steps: int | None, labels: int | None) -> int:
     return cast(int, labels if steps is None else steps)
 
 
-def _divergence(
-    process: Process, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, law: tuple[Tensor, Tensor]
-) -> Tensor:
+def _divergence(bridge: Bridge, x0: Tensor, x_t: Tensor, law: tuple[Tensor, Tensor]) -> Tensor:
     """Mean over the elements of KL(bridge || law), or of -log law where the bridge is a point: (n,)."""
     mean, variance = law
-    keep, pull, _ = (expand(c, x0) for c in process.bridge(t, s))
-    base, first, square = (expand(c, x0) for c in _reference(process, t, s))
+    keep, pull, _ = (expand(c, x0) for c in bridge)
+    base, first, square = (expand(c, x0) for c in _reference(bridge))
     gap = keep * x_t + pull * x0 - mean
     terms = 0.5 * ((variance / base).log() + (gap.square() + square) / variance - 1 + first)
     return terms.flatten(1).mean(1) if terms.ndim > 1 else terms
 
 
-def _reference(process: Process, t: Number, s: Number) -> tuple[Any, Any, Any]:
+def _reference(bridge: Bridge) -> tuple[Any, Any, Any]:
     """(beta-tilde, 0, beta-tilde) of the bridge; (1 / 2 pi, 1, 0) where it is a point."""
-    square = torch.as_tensor(process.bridge(t, s)[2], dtype=torch.float64).square()
+    square = torch.as_tensor(bridge[2], dtype=torch.float64).square()
     point = square == 0
     return torch.where(point, 1 / (2 * math.pi), square), point.double(), square
 
 
 def _nodes(law: GaussianMixture, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Points (m, d) and weights (m,) of expectations of variances, which are constant for one Gaussian."""
+    """Points (m, d) and weights (m,) of expectations; those of variances need one point for one Gaussian."""
     if len(law.means) == 1:
         return law.means, torch.ones(1, dtype=torch.float64)
     if law.dim == 1:

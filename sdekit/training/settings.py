@@ -18,6 +18,7 @@ from sdekit.training.batches import Batches
 from sdekit.training.fit import PRECISIONS, Loss
 from sdekit.training.rates import Schedule, resolve_schedule
 from sdekit.training.times import TimeLaw, resolve_times
+from sdekit.world import World
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,12 @@ class Settings:
             raise TypeError(f"loss must be a loss, got {type(self.loss).__name__}")
         if not callable(self.optimizer):
             raise TypeError(f"optimizer must be a class, got {type(self.optimizer).__name__}")
+        parts = self.accumulate * (size := World.current().size)
+        if self.batch % parts:
+            raise ValueError(
+                f"batch must be a multiple of accumulate x processes, {self.accumulate} x {size}, got "
+                f"{self.batch}"
+            )
         if self.patience is not None:
             object.__setattr__(self, "patience", check_integer("patience", self.patience, 1))
 

@@ -9,7 +9,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from sdekit.errors import check_choice, check_flag, check_integer, check_number
 from sdekit.processes import Process
 from sdekit.schedules import Tabulated
+from sdekit.training.quadrature import gauss_legendre
 
 
 class TimeLaw(ABC):
@@ -28,7 +28,7 @@ class TimeLaw(ABC):
 
     @abstractmethod
     def quantile(self, u: Tensor, process: Process, labels: int | None = None) -> Tensor:
-        """The time with probability u in [0, 1) below it, float64 (n,); with `labels` a step of that chain."""
+        """The time with probability u in [0, 1) below it, (n,) float64; with `labels` a step of a chain."""
 
     def importance(self, process: Process, t: Tensor, labels: int | None = None) -> Tensor | None:
         """Factor (n,) on the losses at times of this law that keeps the objective; None for 1.
@@ -90,10 +90,10 @@ class UniformTimes(TimeLaw):
 
 @dataclass(frozen=True)
 class ImportanceTimes(TimeLaw):
-    """Density in proportion to the likelihood weight g^2 / (2 sigma^2): uniform in log-SNR, for every process.
+    """Density in proportion to the likelihood weight g^2 / (2 sigma^2): uniform in log-SNR for any process.
 
-    Song et al. 2021b (importance sampling of the likelihood weighting) and Kingma et al. 2021. g^2 / sigma^2
-    is -d log_snr / dt, so the law and its inverse are in closed form. The objective is still the one of uniform
+    Song et al. 2021b (importance sampling of the likelihood weighting) and Kingma et al. 2021: g^2 / sigma^2
+    is -d log_snr / dt, so the law and its inverse are in closed form. The objective is still that of uniform
     times, by `importance`. On a chain a step's probability is in proportion to its weight.
     """
 
@@ -227,17 +227,6 @@ def log_snr_rate(process: Process, t: Tensor) -> Tensor:
     return torch.as_tensor(process.rates(t)[1]) / torch.as_tensor(process.sigma(t)).square()
 
 
-def gauss_legendre(cuts: Sequence[float], most: int = 24) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the integral over panels, about 600 in all, 2 to `most` a panel."""
-    from numpy.polynomial.legendre import leggauss
-
-    order = max(2, min(most, 600 // len(cuts)))
-    points, weights = (torch.from_numpy(v) for v in leggauss(order))
-    ends = torch.tensor(list(pairwise(cuts)), dtype=torch.float64)
-    half = 0.5 * (ends[:, 1:] - ends[:, :1])
-    return (ends[:, :1] + half * (points + 1)).flatten(), (half * weights).flatten()
-
-
 def _log_snr_ends(process: Process) -> tuple[float, float]:
     return float(process.log_snr(process.t_min)), float(process.log_snr(process.t_max))
 
@@ -262,10 +251,10 @@ def _jumps(process: Process) -> list[float]:
 
 
 def _truncated_normal(u: Tensor, low: float, high: float) -> Tensor:
-    """Quantiles of a unit normal given that it is in [low, high]."""
-    if (
-        low > 0
-    ):  # far up the distribution function is 1 to rounding; its mirror image keeps its digits
-        return -_truncated_normal(1 - u, -high, -low)
-    ends = 0.5 * torch.special.erfc(torch.tensor([-low, -high], dtype=torch.float64) / math.sqrt(2))
-    return torch.special.ndtri(ends[0] + u * (ends[1] - ends[0])).clamp(low, high)
+    """Quantiles of a unit normal given that it is in [low, high], from the tail that has the digits."""
+    ends = torch.tensor([low, high], dtype=torch.float64) / math.sqrt(2)
+    below, above = 0.5 * torch.special.erfc(-ends), 0.5 * torch.special.erfc(ends)
+    mass = above[0] - above[1] if low > 0 else below[1] - below[0]
+    p, q = below[0] + u * mass, above[1] + (1 - u) * mass
+    z = torch.where(p < q, torch.special.ndtri(p), -torch.special.ndtri(q))
+    return z.clamp(low, high)

@@ -20,7 +20,7 @@ from sdekit.data.images import Scaling
 from sdekit.denoisers import Denoiser
 from sdekit.errors import NumericsError, check_flag, check_integer, check_seed
 from sdekit.storage import remove_leftovers, save_text
-from sdekit.training.average import averaged
+from sdekit.training.average import Average
 from sdekit.training.batches import Batches, Data
 from sdekit.training.checkpoints import TrainingState, checkpoints
 from sdekit.training.draws import seed_layers
@@ -32,7 +32,7 @@ from sdekit.training.losses import DenoisingLoss
 from sdekit.training.rates import Schedule
 from sdekit.training.settings import Settings
 from sdekit.training.times import TimeLaw
-from sdekit.training.world import World
+from sdekit.world import World
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def train(
     log_every: int = 50,
     tensorboard: bool = False,
     progress: bool = True,
-    callback: Callable[[Step, nn.Module], Any] | None = None,
+    callback: Callable[[Step, Any], Any] | None = None,
 ) -> TrainResult:
     """Train by denoising score matching, with warm-up, clipping and an averaged model.
 
@@ -229,7 +229,7 @@ def _fresh(model: nn.Module, settings: Settings, draw: Batches) -> TrainingState
     )
     _fuse(optimizer)
     assert isinstance(model, Denoiser)
-    average = averaged(model, settings.half_life)
+    average = Average(model, settings.half_life)
     return TrainingState(model, average, optimizer, settings.recorded(model, draw))
 
 
@@ -265,7 +265,7 @@ def _steps(
         seed=settings.seed,
         first=state.step,
     ):
-        state.average.update_parameters(state.model)
+        state.average.follow(step.index)
         state.step = step.index + 1
         state.losses.append(step.loss)
         report.step(step, state.optimizer.param_groups[0]["lr"])

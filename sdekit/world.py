@@ -1,4 +1,4 @@
-"""The processes that share a run: one, or as many as `torchrun` starts."""
+"""The processes that share the work: one, or as many as `torchrun` starts."""
 
 import atexit
 import os
@@ -56,13 +56,13 @@ class World:
             return flag
         return bool(self.total(torch.tensor(float(flag), device=device)) > 0)
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """The parts of all processes as one tensor, in order, in every process."""
+    def every(self, value: Any) -> list[Any]:
+        """The values of all processes, in order, in every process."""
         if self.size == 1:
-            return rows
-        parts: list[Any] = [None] * self.size
-        distributed.all_gather_object(parts, rows.cpu())
-        return torch.cat(parts).to(rows.device)
+            return [value]
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value)
+        return values
 
     def wait(self) -> None:
         """Until every process is here."""

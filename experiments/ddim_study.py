@@ -226,12 +226,14 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, float]:
     for protocol in ("published", "matched"):
         for calls in cell.calls:
             x = drawn(model, data, calls, protocol, cell.seed)
-            found = data.seen(x)
-            figures[f"KID {calls} {protocol}"] = metrics.kid(found, data.features).value
-            figures[f"FD {calls} {protocol}"] = frechet(found, data.features).value
+            found, parts = data.seen(x), torch.arange(len(x)).split(len(data.unseen))
+            name = f"{calls} {protocol}"
+            figures[f"KID {name}"] = metrics.kid(found, data.features).value
+            distances = [frechet(found[rows], data.features).value for rows in parts]
+            figures[f"FD {name}"] = sum(distances) / len(distances)
             near = metrics.memorisation(*map(data.pictures, (x, data.train, data.unseen)))
-            figures[f"NN ratio {calls} {protocol}"] = near.ratio
-            kept[f"{calls} {protocol}"] = x[:32].contiguous()
+            figures[f"NN ratio {name}"] = near.ratio
+            kept[name] = x[:32].contiguous()
     save_tensors(folder / "samples.safetensors", kept, {})
     return figures
 
@@ -242,35 +244,44 @@ def frechet(x: metrics.FeatureSet, y: metrics.FeatureSet) -> metrics.Frechet:
 
 
 def drawn(model: sk.Denoiser, data: Material, calls: int, protocol: str, seed: int) -> Tensor:
-    """As many samples as there are unseen images, by DDIM with `calls` network calls, the last to x_0.
+    """Four sets of as many samples as there are unseen images, by DDIM; the last of its `calls` gives x_0.
 
     The published grid is t = 1, 1 - 1/calls, .. 1/calls; the matched one has the noise levels that this is on
-    the cosine arm, from the terminal level of the model's own.
+    the cosine arm, from the terminal level of the model's own. Both start from the same normals.
     """
-    process, shape = model.process, tuple(data.unseen.shape)
-    if protocol == "published":
-        times: dict[str, Any] = {"grid": "uniform", "t_end": 1 / calls}
-    else:
-        first, last = noise_angle(process, 1.0), math.acos(COSINE.signal_max)
-        end = time_at_angle(process, last + (first - last) / calls)
-        start = terminal(process, data).sample(shape[0], seed=seed).float().reshape(shape)
-        times = {"grid": "angle", "t_end": end, "x_init": start}
-    return sk.sample(model, shape, steps=calls - 1, final="data", seed=seed, **times).x
-
-
-def terminal(process: sk.Process, data: Material) -> sk.GaussianMixture:
-    """The Gaussian with the moments of x at t = 1."""
-    (mean, covariance), alpha, sigma = data.moments, process.alpha(1.0), process.sigma(1.0)
-    noise = sigma**2 * torch.eye(len(mean), dtype=torch.float64)
-    return sk.GaussianMixture(
-        None, alpha * mean[None], covariances=(alpha**2 * covariance + noise)[None]
+    process, event = model.process, data.unseen.shape[1:]
+    normals = torch.randn(
+        4 * len(data.unseen), math.prod(event), generator=torch.Generator().manual_seed(seed)
     )
+    if protocol == "published":
+        start, spacing, end = normals, "uniform", 1 / calls
+    else:
+        mean, covariance = terminal(process, data)
+        start = mean.to(normals) + normals @ torch.linalg.cholesky(covariance).T.to(normals)
+        first, last = noise_angle(process, 1.0), math.acos(COSINE.signal_max)
+        spacing, end = "angle", time_at_angle(process, last + (first - last) / calls)
+    start = start.unflatten(1, event)
+    run: dict[str, Any] = {
+        "steps": calls - 1,
+        "grid": spacing,
+        "t_end": end,
+        "final": "data",
+        "x_init": start,
+    }
+    return sk.sample(model, tuple(start.shape), seed=seed, **run).x
+
+
+def terminal(process: sk.Process, data: Material) -> tuple[Tensor, Tensor]:
+    """Mean (d,) and covariance (d, d) of x at t = 1."""
+    mean, covariance = data.moments
+    alpha, sigma = process.alpha(1.0), process.sigma(1.0)
+    noise = sigma**2 * torch.eye(len(mean), dtype=torch.float64)
+    return alpha * mean, alpha**2 * covariance + noise
 
 
 def prior_gap(process: sk.Process, data: Material) -> float:
-    """KL of `terminal` from N(0, I), in nats: what starting from N(0, I) gets wrong."""
-    law = terminal(process, data)
-    mean, covariance = law.mean, law.covariance
+    """KL of the Gaussian with these moments from N(0, I), in nats: what a start from N(0, I) gets wrong."""
+    mean, covariance = terminal(process, data)
     excess = covariance.diagonal().sum() + mean.square().sum() - len(mean)
     return 0.5 * float(excess - torch.linalg.slogdet(covariance).logabsdet)
 

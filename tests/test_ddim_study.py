@@ -99,10 +99,10 @@ def published(model, x, calls):
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_the_published_protocol_is_the_loop_of_the_keras_example(arm):
-    model, data = Shaped(ARMS[arm]), material()
-    start = sk.sample(model, data.unseen.shape, steps=1, seed=5, trajectory=True).trajectory
-    want = published(model, start[0].double(), 4)
-    got = ddim_study.drawn(model, data, 4, "published", 5)
+    data = material()
+    normals = torch.randn(800, 4, generator=torch.Generator().manual_seed(5)).unflatten(1, EVENT)
+    want = published(Shaped(ARMS[arm]), normals.double(), 4)
+    got = ddim_study.drawn(Shaped(ARMS[arm]), data, 4, "published", 5)
     torch.testing.assert_close(got.double(), want, rtol=2e-5, atol=2e-5)
 
 
@@ -120,15 +120,30 @@ def test_the_matched_protocol_has_the_noise_levels_of_the_cosine_arm(arm, monkey
     assert runs[0].nfe == 5
 
 
+def test_the_matched_start_is_made_of_the_same_normals(monkeypatch):
+    """Whitened by its own mean and covariance, it is the start of the published protocol."""
+    starts, real = [], sk.sample
+    monkeypatch.setattr(sk, "sample", lambda *a, **k: starts.append(k["x_init"]) or real(*a, **k))
+    for protocol in ("published", "matched"):
+        ddim_study.drawn(Shaped(CLIPPED), material(), 2, protocol, 0)
+    mean, covariance = ddim_study.terminal(CLIPPED, material())
+    normals, x = (start.flatten(1).double() for start in starts)
+    root = torch.linalg.cholesky(covariance)
+    white = torch.linalg.solve_triangular(root, (x - mean).T, upper=False).T
+    torch.testing.assert_close(white, normals, rtol=1e-5, atol=1e-5)
+    assert float(normals.mean().abs()) < 4 / math.sqrt(normals.numel())
+    assert float((x - normals).abs().max()) > 1e-2
+
+
 def test_the_start_of_the_matched_protocol_has_the_moments_of_the_diffused_data():
     data, process = material(), CLIPPED
-    law = ddim_study.terminal(process, data)
+    mean, covariance = ddim_study.terminal(process, data)
     flat = data.train.flatten(1)
     alpha, sigma = process.alpha(1.0), process.sigma(1.0)
-    torch.testing.assert_close(law.mean, alpha * flat.mean(0))
-    torch.testing.assert_close(law.covariance, alpha**2 * flat.T.cov() + sigma**2 * torch.eye(4))
+    torch.testing.assert_close(mean, alpha * flat.mean(0))
+    torch.testing.assert_close(covariance, alpha**2 * flat.T.cov() + sigma**2 * torch.eye(4))
     unit = MultivariateNormal(torch.zeros(4).double(), torch.eye(4).double())
-    gap = kl_divergence(MultivariateNormal(law.mean, law.covariance), unit)
+    gap = kl_divergence(MultivariateNormal(mean, covariance), unit)
     assert ddim_study.prior_gap(process, data) == pytest.approx(float(gap), rel=1e-10)
 
 

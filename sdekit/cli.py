@@ -1,6 +1,5 @@
 """The command line: sdekit demo | train | sample | compare | samplers | check."""
 
-import re
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -228,12 +227,13 @@ def sample(
     from sdekit import plotting
     from sdekit import sample as draw
     from sdekit.sample_pictures import sample_picture
+    from sdekit.sampling import by_name
     from sdekit.sampling.grids import resolve_grid
 
     _check_device(device)
     if out.suffix != ".npy":
         raise ValueError(f"out must end in .npy, got {out}; the picture goes beside it")
-    chosen = _choose("sampler", sampler, _samplers())
+    chosen = _choose("sampler", sampler, by_name())
     if data_std is not None:
         if sampler != "predictor-corrector":
             raise ValueError(f"--data-std is for predictor-corrector, got --sampler {sampler}")
@@ -289,12 +289,12 @@ def compare(
     from sdekit import comparison, plotting
     from sdekit.data import TARGETS
     from sdekit.processes import VP
-    from sdekit.sampling import ALL, PredictorCorrector
+    from sdekit.sampling import ALL, PredictorCorrector, by_name
 
     _check_device(device)
     truth = _choose("target", target, TARGETS)()
     counts = _counts(steps)
-    named = samplers and [_choose("samplers", s.strip(), _samplers()) for s in samplers.split(",")]
+    named = samplers and [_choose("samplers", s.strip(), by_name()) for s in samplers.split(",")]
     # The corrector's step must fit the finest structure of the data, which is known here.
     used = [
         replace(s, data_std=truth.narrowest) if isinstance(s, PredictorCorrector) else s
@@ -330,12 +330,12 @@ def samplers() -> None:
 
     The name for `--sampler`, order, noise, calls a step, and the default instance it stands for.
     """
-    from sdekit.sampling import ALL
+    from sdekit.sampling import ALL, by_name
 
     typer.echo(f"{'name':<28}{'order':>6}{'random':>8}{'calls':>7}  default instance")
-    named = _samplers().values()
+    names = {repr(sampler): name for name, sampler in by_name().items()}
     for sampler in ALL:
-        name = _kebab(type(sampler).__name__) if sampler in named else ""
+        name = names.get(repr(sampler), "")
         random, calls = "yes" if sampler.stochastic else "no", sampler.nfe_per_step or "-"
         typer.echo(f"{name:<28}{sampler.order:>6}{random:>8}{calls:>7}  {sampler!r}")
 
@@ -413,10 +413,6 @@ def _fail(message: str) -> int:
 # ------------------------------------------------------------------- what names on the line mean
 
 
-def _kebab(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
-
-
 def _choose(what: str, name: str, known: dict[str, Any]) -> Any:
     from sdekit.errors import check_choice
 
@@ -424,15 +420,6 @@ def _choose(what: str, name: str, known: dict[str, Any]) -> Any:
     spelt = {known_name.replace("-", ""): known_name for known_name in known}
     name = spelt.get(name.lower().replace("-", ""), name)
     return known[check_choice(what, name, tuple(known))]
-
-
-def _samplers() -> dict[str, Any]:
-    from sdekit.sampling import ALL
-
-    found: dict[str, Any] = {}
-    for sampler in ALL:
-        found.setdefault(_kebab(type(sampler).__name__), sampler)
-    return found
 
 
 def _processes() -> dict[str, Any]:

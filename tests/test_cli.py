@@ -106,7 +106,7 @@ def test_samplers_are_listed_with_what_they_claim(run):
     assert [line.split(maxsplit=3)[-1].split("  ")[-1] for line in lines] == [
         repr(s) for s in sk.samplers.ALL
     ]
-    assert {line.split()[0] for line in lines if line[0] != " "} == set(cli._samplers())
+    assert {line.split()[0] for line in lines if line[0] != " "} == set(sk.samplers.by_name())
 
 
 # ------------------------------------------------------------------------------ train and sample
@@ -179,12 +179,12 @@ def test_a_model_saved_by_the_library_can_be_sampled(run, tmp_path):
     assert np.load(out).shape == (2, 3)
 
 
-@pytest.mark.parametrize("sampler", cli._samplers())
+@pytest.mark.parametrize("sampler", sk.samplers.by_name())
 def test_every_sampler_by_name(run, trained, tmp_path, sampler):
     out = tmp_path / "x.npy"
     assert run("sample", trained, "--out", out, "--sampler", sampler, "--steps", 3)[0] == 0
     model = sk.NetworkDenoiser.load(next((trained / "checkpoints").iterdir())).eval()
-    chosen = next(s for s in sk.samplers.ALL if cli._kebab(type(s).__name__) == sampler)
+    chosen = sk.samplers.by_name()[sampler]
     expected = sk.sample(model, (64, 1), sampler=chosen, steps=3, seed=0).x
     np.testing.assert_array_equal(np.load(out), expected.numpy())
 

@@ -1,6 +1,5 @@
 """Small grey images for the experiments, and a judge of generated ones."""
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,10 +60,7 @@ def _digits(size: int) -> Pictures:
 
 def sampler_named(name: str) -> sk.samplers.Sampler:
     """A sampler by its name in `sdekit samplers`: its default instance."""
-    known: dict[str, sk.samplers.Sampler] = {}
-    for sampler in sk.samplers.ALL:
-        words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", type(sampler).__name__)
-        known.setdefault(words.lower(), sampler)
+    known = sk.samplers.by_name()
     return known[check_choice("sampler", name, tuple(known))]
 
 

@@ -1,5 +1,7 @@
 """Samplers, their grids, and the front door `sample`; public as `sdekit.samplers`."""
 
+import re
+
 from sdekit.sampling.adaptive import AdaptiveDPMSolver
 from sdekit.sampling.algebra import invert, sensitivity
 from sdekit.sampling.ancestral import Ancestral
@@ -83,6 +85,16 @@ ALL: tuple[Sampler, ...] = (
     TorchSDE(),
 )
 
+
+def by_name() -> dict[str, Sampler]:
+    """The first of each class in `ALL`, by the class in kebab case, such as "euler-maruyama", "uni-pc"."""
+    words = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+    found: dict[str, Sampler] = {}
+    for sampler in ALL:
+        found.setdefault(words.sub("-", type(sampler).__name__).lower(), sampler)
+    return found
+
+
 __all__ = [
     "ALL",
     "DDIM",
@@ -136,6 +148,7 @@ __all__ = [
     "TorchSDE",
     "UniPC",
     "VelocityAB",
+    "by_name",
     "invert",
     "optimise_grid",
     "optimise_plan",

@@ -19,6 +19,7 @@ from sdekit.comparison import (
 from sdekit.data import ExactDenoiser, GaussianMixture
 from sdekit.ddpm import DDPM
 from sdekit.denoisers import Denoiser, EDMPrecondition, NetworkDenoiser
+from sdekit.diagnosis import Diagnosis, diagnose
 from sdekit.errors import CheckpointError, NumericsError, SdekitError
 from sdekit.learned_variance import LearnedVariance
 from sdekit.likelihood import (
@@ -54,6 +55,7 @@ __all__ = [
     "BiasTable",
     "CheckpointError",
     "Denoiser",
+    "Diagnosis",
     "EDMPrecondition",
     "ErrorBudget",
     "ExactDenoiser",
@@ -82,6 +84,7 @@ __all__ = [
     "data",
     "decode",
     "dequantise",
+    "diagnose",
     "elbo",
     "encode",
     "error_budget",

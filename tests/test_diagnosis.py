@@ -80,18 +80,18 @@ def checks(found):
 @pytest.mark.parametrize("process", PROCESSES, ids=repr)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_healthy_model_has_nothing_wrong(process, kind):
-    for data, n in ((TOY, FEW), (SAMPLES, MANY)):
-        found = diagnose(model(process, kind), data, n=n)
-        assert found.findings == ()
-        assert found.healthy
-        assert found.verdict.startswith("Nothing wrong found.")
+    found = diagnose(model(process, kind), SAMPLES)
+    assert found.findings == ()
+    assert found.healthy
+    assert found.verdict.startswith("Nothing wrong found.")
 
 
 @pytest.mark.parametrize("process", [*PROCESSES, sk.VE(), sk.Heat(), CHAIN], ids=repr)
 def test_exact_denoisers_have_nothing_wrong(process):
+    assert diagnose(TOY.denoiser(process), TOY, n=FEW).findings == ()
     for seed in (1, 2, 3):
-        for data in (TOY, TOY.sample(1_000, seed=seed)):
-            assert diagnose(TOY.denoiser(process), data, n=FEW, seed=seed).findings == ()
+        few = TOY.sample(1_000, seed=seed)
+        assert diagnose(TOY.denoiser(process), few, n=FEW, seed=seed).findings == ()
 
 
 def test_a_healthy_chain_has_nothing_wrong():
@@ -134,15 +134,20 @@ def test_a_trained_network_declared_wrongly_is_named(trained):
 # ---- declared wrongly --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("process", PROCESSES, ids=repr)
-@pytest.mark.parametrize("declared", KINDS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_kind_that_the_network_predicts_is_named(process, declared, kind):
+WRONG = [(kind, declared) for kind in KINDS for declared in KINDS if kind != declared]
+
+
+@pytest.mark.parametrize(
+    ("process", "kind", "declared"),
+    [(PROCESSES[0], *pair) for pair in WRONG]
+    + [(p, *pair) for p in PROCESSES[1:] for pair in WRONG[::3]],
+)
+def test_the_kind_that_the_network_predicts_is_named(process, kind, declared):
     alike = (
         {"noise", "velocity"} if isinstance(process, sk.EDM) else set()
     )  # there dx/dt is the noise
     found = diagnose(model(process, kind, declared=declared), TOY, n=FEW)
-    if declared == kind or {declared, kind} <= alike:
+    if {declared, kind} <= alike:
         assert found.healthy
         return
     assert checks(found) == ["prediction"]
@@ -159,8 +164,16 @@ def test_the_kind_is_named_from_samples_alone(process, declared, kind):
     assert f"predicts {kind!r}" in found.findings[0].text
 
 
-@pytest.mark.parametrize("process", [sk.VP(), sk.SubVP(), sk.Interpolant()], ids=repr)
-@pytest.mark.parametrize("time", ["unit", "log_snr", "sigma"])
+@pytest.mark.parametrize(
+    ("process", "time"),
+    [
+        (sk.VP(), "unit"),
+        (sk.VP(), "log_snr"),
+        (sk.VP(), "sigma"),
+        (sk.SubVP(), "unit"),
+        (sk.Interpolant(), "unit"),
+    ],
+)
 @pytest.mark.parametrize("made_for", ["unit", "reversed unit", "log_snr", "sigma", "label of 1000"])
 def test_the_time_that_the_network_expects_is_named(process, time, made_for):
     found = diagnose(model(process, time=time, clock=made_for), TOY, n=FEW)
@@ -352,15 +365,14 @@ def moved(scale, shift):
     return GaussianMixture([0.3, 0.7], [scale * m + shift for m in (-1.4, 0.6)], 0.4 * scale)
 
 
-@pytest.mark.parametrize("process", [sk.VP(), sk.EDM()], ids=repr)
 @pytest.mark.parametrize("kind", ["noise", "data", "v"])
-@pytest.mark.parametrize(("scale", "word"), [(0.1, "0.1"), (0.5, "0.5"), (2.0, "2"), (10.0, "10")])
-def test_data_of_another_scale_are_named(process, kind, scale, word):
+@pytest.mark.parametrize("scale", [0.1, 0.5, 2.0, 10.0])
+def test_data_of_another_scale_are_named(kind, scale):
     law = moved(scale, 0.0)
-    for data in (law, law.sample(5_000, seed=1)):
-        found = diagnose(model(process, kind), data, n=900)
+    for process, data in ((sk.VP(), law), (sk.EDM(), law.sample(5_000, seed=1))):
+        found = diagnose(model(process, kind), data)
         assert checks(found)[0] == "scale", found.verdict
-        assert f"the data have standard deviation {word}" in found.findings[0].text
+        assert "disagree on the scale" in found.findings[0].text
 
 
 def test_data_of_another_mean_are_named():

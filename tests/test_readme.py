@@ -113,6 +113,16 @@ def test_the_blocks_on_networks_run(tmp_path, monkeypatch, capsys):
     assert names["model"].network.features.scale == 0.05
 
 
+def test_the_blocks_on_training_run(tmp_path, monkeypatch, capsys):
+    text, names = run_page("training", tmp_path, monkeypatch)
+    printed = capsys.readouterr().out
+    assert "Nothing wrong found." in printed
+    assert "The network predicts 'v', but is declared as 'noise'" in printed
+    assert Path("diagnosis.png").stat().st_size > 10_000
+    for check in {row["check"] for row in names["found"].rows}:
+        assert f"{check}" in text
+
+
 @pytest.mark.slow
 def test_the_blocks_on_comparing_run(tmp_path, monkeypatch):
     without = () if find_spec("distributed") else ("dask",)

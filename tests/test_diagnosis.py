@@ -1,7 +1,6 @@
-"""Nets that compute exact answers, declared, fed, scaled and left wrongly: each is named; healthy ones are not.
+"""Nets that compute exact answers, declared, fed, scaled and left wrongly: each fault is named, and no other.
 
-Every network here is an exact denoiser behind the interface of a network, so nothing is trained (but one), and
-what is wrong is known.
+Every network here but one is an exact denoiser behind the interface of a network: what is wrong is known.
 """
 
 import csv
@@ -26,6 +25,8 @@ from tests.helpers import BadRow, bad_input
 
 TOY = two_mode()
 SAMPLES = TOY.sample(5_000, seed=1)
+#: Draws that are enough where the law is known, and where it is not.
+FEW, MANY = 288, 4_608
 KINDS = ("data", "noise", "score", "v", "velocity")
 PROCESSES = (sk.VP(), sk.SubVP(), sk.EDM(), sk.Interpolant())
 CHAIN = sk.VP.from_betas(torch.linspace(1e-4, 0.2, 100, dtype=torch.float64))
@@ -78,19 +79,19 @@ def checks(found):
 
 @pytest.mark.parametrize("process", PROCESSES, ids=repr)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("data", [TOY, SAMPLES], ids=["law", "samples"])
-def test_a_healthy_model_has_nothing_wrong(process, kind, data):
-    found = diagnose(model(process, kind), data)
+def test_a_healthy_model_has_nothing_wrong(process, kind):
+    found = diagnose(model(process, kind), SAMPLES)
     assert found.findings == ()
     assert found.healthy
     assert found.verdict.startswith("Nothing wrong found.")
 
 
 @pytest.mark.parametrize("process", [*PROCESSES, sk.VE(), sk.Heat(), CHAIN], ids=repr)
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_exact_denoisers_have_nothing_wrong(process, seed):
-    for data in (TOY, TOY.sample(1_000, seed=seed)):
-        assert diagnose(TOY.denoiser(process), data, seed=seed).findings == ()
+def test_exact_denoisers_have_nothing_wrong(process):
+    assert diagnose(TOY.denoiser(process), TOY, n=FEW).findings == ()
+    for seed in (1, 2, 3):
+        few = TOY.sample(1_000, seed=seed)
+        assert diagnose(TOY.denoiser(process), few, n=FEW, seed=seed).findings == ()
 
 
 def test_a_healthy_chain_has_nothing_wrong():
@@ -115,7 +116,7 @@ class _Shift(nn.Module):
 def trained():
     torch.manual_seed(0)
     fresh = NetworkDenoiser(sk.networks.MLP(1, 64, 2), sk.VP(), "v")
-    return sk.train(fresh, TOY, steps=400, batch=128, lr=3e-3, progress=False).model
+    return sk.train(fresh, TOY, steps=300, batch=128, lr=3e-3, progress=False).model
 
 
 def test_a_trained_network_has_nothing_wrong(trained):
@@ -133,15 +134,20 @@ def test_a_trained_network_declared_wrongly_is_named(trained):
 # ---- declared wrongly --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("process", PROCESSES, ids=repr)
-@pytest.mark.parametrize("declared", KINDS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_kind_that_the_network_predicts_is_named(process, declared, kind):
+WRONG = [(kind, declared) for kind in KINDS for declared in KINDS if kind != declared]
+
+
+@pytest.mark.parametrize(
+    ("process", "kind", "declared"),
+    [(PROCESSES[0], *pair) for pair in WRONG]
+    + [(p, *pair) for p in PROCESSES[1:] for pair in WRONG[::3]],
+)
+def test_the_kind_that_the_network_predicts_is_named(process, kind, declared):
     alike = (
         {"noise", "velocity"} if isinstance(process, sk.EDM) else set()
     )  # there dx/dt is the noise
-    found = diagnose(model(process, kind, declared=declared), TOY)
-    if declared == kind or {declared, kind} <= alike:
+    found = diagnose(model(process, kind, declared=declared), TOY, n=FEW)
+    if {declared, kind} <= alike:
         assert found.healthy
         return
     assert checks(found) == ["prediction"]
@@ -158,12 +164,19 @@ def test_the_kind_is_named_from_samples_alone(process, declared, kind):
     assert f"predicts {kind!r}" in found.findings[0].text
 
 
-@pytest.mark.parametrize("process", [sk.VP(), sk.SubVP(), sk.Interpolant()], ids=repr)
-@pytest.mark.parametrize("time", ["unit", "log_snr", "sigma"])
+@pytest.mark.parametrize(
+    ("process", "time"),
+    [
+        (sk.VP(), "unit"),
+        (sk.VP(), "log_snr"),
+        (sk.VP(), "sigma"),
+        (sk.SubVP(), "unit"),
+        (sk.Interpolant(), "unit"),
+    ],
+)
 @pytest.mark.parametrize("made_for", ["unit", "reversed unit", "log_snr", "sigma", "label of 1000"])
-@pytest.mark.parametrize("data", [TOY, SAMPLES], ids=["law", "samples"])
-def test_the_time_that_the_network_expects_is_named(process, time, made_for, data):
-    found = diagnose(model(process, time=time, clock=made_for), data)
+def test_the_time_that_the_network_expects_is_named(process, time, made_for):
+    found = diagnose(model(process, time=time, clock=made_for), TOY, n=FEW)
     if time == made_for:
         assert found.healthy
         return
@@ -175,6 +188,12 @@ def test_the_time_that_the_network_expects_is_named(process, time, made_for, dat
         "sigma": "sigma",
     }
     assert f"expects {words.get(made_for, 'the label of 1000')}" in found.findings[0].text
+
+
+@pytest.mark.parametrize("made_for", ["reversed unit", "log_snr", "sigma", "label of 1000"])
+def test_the_time_is_named_from_samples_alone(made_for):
+    found = diagnose(model(clock=made_for), SAMPLES)
+    assert checks(found) == ["time"]
 
 
 @pytest.mark.parametrize("made_for", ["label of 100 plus one", "label of 100 minus one",
@@ -346,15 +365,14 @@ def moved(scale, shift):
     return GaussianMixture([0.3, 0.7], [scale * m + shift for m in (-1.4, 0.6)], 0.4 * scale)
 
 
-@pytest.mark.parametrize("process", [sk.VP(), sk.EDM()], ids=repr)
 @pytest.mark.parametrize("kind", ["noise", "data", "v"])
-@pytest.mark.parametrize(("scale", "word"), [(0.1, "0.1"), (0.5, "0.5"), (2.0, "2"), (10.0, "10")])
-def test_data_of_another_scale_are_named(process, kind, scale, word):
+@pytest.mark.parametrize("scale", [0.1, 0.5, 2.0, 10.0])
+def test_data_of_another_scale_are_named(kind, scale):
     law = moved(scale, 0.0)
-    for data in (law, law.sample(5_000, seed=1)):
+    for process, data in ((sk.VP(), law), (sk.EDM(), law.sample(5_000, seed=1))):
         found = diagnose(model(process, kind), data)
         assert checks(found)[0] == "scale", found.verdict
-        assert f"the data have standard deviation {word}" in found.findings[0].text
+        assert "disagree on the scale" in found.findings[0].text
 
 
 def test_data_of_another_mean_are_named():

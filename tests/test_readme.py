@@ -97,14 +97,6 @@ def test_the_blocks_on_metrics_run(tmp_path, monkeypatch, capsys):
     assert "| set | n | FD-LeNet | KID | energy | precision | recall |" in text
 
 
-def test_the_blocks_on_training_run(tmp_path, monkeypatch, capsys):
-    _, names = run_page("training", tmp_path, monkeypatch)
-    printed = capsys.readouterr().out
-    assert "least 6.58625; the simple loss 0.243988" in printed
-    assert "least mean divergence 0.139614" in printed
-    assert len(names["result"].validation) == 2
-
-
 def test_the_blocks_on_networks_run(tmp_path, monkeypatch, capsys):
     text, names = run_page("networks", tmp_path, monkeypatch)
     printed = capsys.readouterr().out
@@ -119,6 +111,19 @@ def test_the_blocks_on_networks_run(tmp_path, monkeypatch, capsys):
         net = UNet(widths=ast.literal_eval(widths), patch=int(patch))
         assert f"{sum(p.numel() for p in net.parameters()) / 1e6:.2f}" == millions
     assert names["model"].network.features.scale == 0.05
+
+
+def test_the_blocks_on_training_run(tmp_path, monkeypatch, capsys):
+    text, names = run_page("training", tmp_path, monkeypatch)
+    printed = capsys.readouterr().out
+    assert "least 6.58625; the simple loss 0.243988" in printed
+    assert "least mean divergence 0.139614" in printed
+    assert len(names["result"].validation) == 2
+    assert "Nothing wrong found." in printed
+    assert "The network predicts 'v', but is declared as 'noise'" in printed
+    assert Path("diagnosis.png").stat().st_size > 10_000
+    for check in {row["check"] for row in names["found"].rows}:
+        assert f"{check}" in text
 
 
 @pytest.mark.slow

@@ -87,10 +87,12 @@ class Probe:
         cond = None if self.cond is None else self.cond[j::step][:count]
         return self.x0[j::step][:count], self.noise[j::step][:count], cond
 
-    def states(self, j: int) -> Tensor:
-        """x_t of level j."""
-        x0, noise, _ = self.rows(j)
-        return self.process.perturb(x0, self.times[j], noise)
+    @cached_property
+    def states(self) -> list[Tensor]:
+        """x_t of every level."""
+        pairs = (self.rows(j)[:2] for j in range(len(self.times)))
+        levels = zip(pairs, self.times, strict=True)
+        return [self.process.perturb(x0, t, noise) for (x0, noise), t in levels]
 
     def power(self, t: float) -> float:
         """Variance of x_t, a coordinate."""

@@ -142,7 +142,7 @@ def _label_clock(model: NetworkDenoiser, chain: int) -> Callable[[Any], Any]:
 def _outputs(probe: Probe, model: Denoiser) -> list[Tensor]:
     """The model's own outputs at every level."""
     levels = enumerate(probe.times)
-    return [call(model, probe.states(j), t, probe.rows(j)[2]) for j, t in levels]
+    return [call(model, probe.states[j], t, probe.rows(j)[2]) for j, t in levels]
 
 
 def _floor(probe: Probe) -> tuple[list[Tensor] | None, Tensor]:
@@ -151,7 +151,7 @@ def _floor(probe: Probe) -> tuple[list[Tensor] | None, Tensor]:
         line = [probe.linear(t) for t in probe.times]
         return None, torch.tensor(line, dtype=torch.float64)
     denoiser = probe.target.denoiser(probe.process)
-    exact = [denoiser.predict(probe.states(j), t) for j, t in enumerate(probe.times)]
+    exact = [denoiser.predict(probe.states[j], t) for j, t in enumerate(probe.times)]
     return exact, _losses(probe, exact)[0].mean(1)
 
 
@@ -163,22 +163,13 @@ def _reading(
     exact: list[Tensor] | None,
     floor: Tensor,
 ) -> Reading:
-    found, silent = _data(probe, kind, outputs), _data(probe, kind, None)
-    loss, excess = _losses(probe, found, exact)
-    unsaid = _losses(probe, silent)[0].mean()
+    affine = [conversion(probe.process, kind, "data", t) for t in probe.times]
+    levels = list(zip(affine, probe.states, outputs, strict=True))
+    loss, excess = _losses(probe, [a * x + b * out for (a, b), x, out in levels], exact)
+    unsaid = _losses(probe, [a * x for (a, _), x, _ in levels])[0].mean()
     useful = bool(unsaid - loss.mean() > 0.5 * (unsaid - floor.mean()))
-    constant = all(bool((out - out[:1]).abs().max() == 0) for out in outputs)
+    constant = all(bool((out == out[:1]).all()) for out in outputs)
     return Reading(kind, time, loss, excess, useful, constant)
-
-
-def _data(probe: Probe, kind: str, outputs: list[Tensor] | None) -> list[Tensor]:
-    """Data predictions at every level, of the outputs read as a kind; of outputs 0 for None."""
-    found = []
-    for j, t in enumerate(probe.times):
-        a, b = conversion(probe.process, kind, "data", t)
-        x = probe.states(j)
-        found.append(a * x if outputs is None else a * x + b * outputs[j])
-    return found
 
 
 def _losses(

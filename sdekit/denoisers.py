@@ -360,6 +360,12 @@ def _kinds(base: type[NetworkModel]) -> Iterator[type[NetworkModel]]:
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], where: str | Path) -> None:
     """`load_state_dict`, strict, with a message that lists what does not fit."""
+    check_weights(network, weights, where)
+    network.load_state_dict(weights)
+
+
+def check_weights(network: nn.Module, weights: dict[str, Tensor], where: str | Path) -> None:
+    """Raise a `CheckpointError` that lists which weights of a file do not fit."""
     own = network.state_dict()
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     shapes = [
@@ -371,7 +377,6 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], where: str | Pa
         raise CheckpointError(
             f"{where} does not fit the network: missing {missing}, unexpected {extra}, shapes {shapes}"
         )
-    network.load_state_dict(weights)
 
 
 def _describe_dataclass(obj: Any) -> dict[str, Any]:

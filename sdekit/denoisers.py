@@ -13,8 +13,10 @@ Samplers, likelihoods and checks take a `Denoiser` and cannot tell an exact one 
 import dataclasses
 import json
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -110,6 +112,26 @@ class Denoiser(ABC):
         if isinstance(a, float) and a == 0.0:
             return out if isinstance(b, float) and b == 1.0 else b * out
         return a * x + b * out
+
+
+def evaluating(denoiser: Denoiser) -> AbstractContextManager[None]:
+    """Evaluation mode, and the mode it was in afterwards."""
+    return _evaluating(denoiser) if isinstance(denoiser, nn.Module) else nullcontext()
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    training = [m for m in module.modules() if m.training]
+    moded = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
+    if any(isinstance(m, moded) for m in training):
+        warnings.warn("the model is in training mode; it is used in eval mode", stacklevel=4)
+    for m in training:
+        m.training = False
+    try:
+        yield
+    finally:
+        for m in training:
+            m.training = True
 
 
 def device_of(denoiser: Denoiser) -> torch.device:

@@ -681,7 +681,7 @@ def test_other_models_and_data_are_refused(stopped, tmp_path):
     with pytest.raises(CheckpointError, match=r"does not fit the network: .*shapes"):
         resume(small(hidden=8), normal(50, 1))
     slow = NetworkDenoiser(MLP(1, hidden=16, depth=2, time_scale=0.5), VP())
-    with pytest.raises(CheckpointError, match=r"network.time_scale was 1.0, now 0.5"):
+    with pytest.raises(CheckpointError, match=r"network\.time_scale was 1.0, now 0.5"):
         resume(slow, normal(50, 1))
     # Two tables of as many betas with the same ends.
     assert repr(BETAS[0]) == repr(BETAS[1])
@@ -697,7 +697,7 @@ def test_another_scale_of_the_data_is_refused(tmp_path):
         return quiet(model, ROWS, steps=4, batch=4, out=tmp_path, **options)
 
     begun(1.0, callback=lambda *_: True)
-    with pytest.raises(CheckpointError, match="sigma_data was 1.0, now 0.5"):
+    with pytest.raises(CheckpointError, match=r"sigma_data was 1\.0, now 0\.5"):
         begun(0.5, resume=True)
 
 

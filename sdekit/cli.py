@@ -148,13 +148,16 @@ def train(
     if not resume and checkpoints(out / "checkpoints"):
         raise ValueError(f"{out} already holds a run; give --resume or another --out")
     source, scaling = _data(data, size)
+    world = World.current()  # before the device is used: "cuda" is this process's own
     torch.manual_seed(seed)
     network, event = _network(source)
     model = NetworkDenoiser(
         network.to(device), _choose("process", process, _processes()), prediction
     )
     loss = DenoisingLoss(weighting.value, norm.value)
-    pictures = SamplePictures(out, (64, *event), every=pictures_every or steps, scaling=scaling)
+    pictures = None
+    if pictures_every:
+        pictures = SamplePictures(out, (64, *event), every=pictures_every, scaling=scaling)
     result = run(
         model,
         source,
@@ -172,9 +175,9 @@ def train(
         tensorboard=tensorboard,
         seed=seed,
         resume=resume,
-        callback=pictures if pictures_every else None,
+        callback=pictures,
     )
-    if not World.current().writes:
+    if not world.writes:
         return
     known = {"loss": loss, "times": times.value}
     exact = isinstance(source, GaussianMixture)

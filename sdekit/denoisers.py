@@ -13,8 +13,10 @@ Samplers, likelihoods and checks take a `Denoiser` and cannot tell an exact one 
 import dataclasses
 import json
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -110,6 +112,26 @@ class Denoiser(ABC):
         if isinstance(a, float) and a == 0.0:
             return out if isinstance(b, float) and b == 1.0 else b * out
         return a * x + b * out
+
+
+def evaluating(denoiser: Denoiser) -> AbstractContextManager[None]:
+    """Evaluation mode, and the mode it was in afterwards."""
+    return _evaluating(denoiser) if isinstance(denoiser, nn.Module) else nullcontext()
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    training = [m for m in module.modules() if m.training]
+    moded = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
+    if any(isinstance(m, moded) for m in training):
+        warnings.warn("the model is in training mode; it is used in eval mode", stacklevel=4)
+    for m in training:
+        m.training = False
+    try:
+        yield
+    finally:
+        for m in training:
+            m.training = True
 
 
 def device_of(denoiser: Denoiser) -> torch.device:
@@ -360,6 +382,12 @@ def _kinds(base: type[NetworkModel]) -> Iterator[type[NetworkModel]]:
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], where: str | Path) -> None:
     """`load_state_dict`, strict, with a message that lists what does not fit."""
+    check_weights(network, weights, where)
+    network.load_state_dict(weights)
+
+
+def check_weights(network: nn.Module, weights: dict[str, Tensor], where: str | Path) -> None:
+    """Raise a `CheckpointError` that lists which weights of a file do not fit."""
     own = network.state_dict()
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     shapes = [
@@ -371,7 +399,6 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], where: str | Pa
         raise CheckpointError(
             f"{where} does not fit the network: missing {missing}, unexpected {extra}, shapes {shapes}"
         )
-    network.load_state_dict(weights)
 
 
 def _describe_dataclass(obj: Any) -> dict[str, Any]:

@@ -29,7 +29,11 @@ class World:
         if not distributed.is_available():
             return cls()
         if not distributed.is_initialized() and all(name in os.environ for name in _LAUNCHED):
-            distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            cuda = torch.cuda.is_available()
+            if cuda:  # else all processes of a machine would take its first
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            # A model on the CPU of a machine with GPUs is averaged too.
+            distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
             atexit.register(_leave)
         if not distributed.is_initialized():
             return cls()

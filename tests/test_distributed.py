@@ -146,3 +146,41 @@ def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch, tmp_path):
     ):
         run("endless", tmp_path / "x", accumulate=2)
     assert not (tmp_path / "x").exists()
+
+
+def test_processes_of_a_machine_with_gpus_take_one_each(monkeypatch):
+    for name, value in {
+        "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    told = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: told.append(device))
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda kind: told.append(kind))
+    assert World.current() == ALONE  # nothing was joined in truth
+    assert told == [1, "cpu:gloo,cuda:nccl"]
+
+
+class Recorded(World):
+    """One of two processes, of which the other told `others`."""
+
+    def every(self, value):
+        asked.append(value)
+        return [value, value] if value is None or isinstance(value, int) else [value[:0], value]
+
+
+asked: list = []
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_without_a_sample_takes_part_in_every_exchange(rank):
+    """Of one sample the first of two processes has none; both must ask for as many values."""
+    asked.clear()
+    sample(
+        TOY.denoiser(VP()),
+        (1, 1),
+        sampler=samplers.AdaptiveDPMSolver(),
+        seed=0,
+        world=Recorded(rank, 2),
+    )
+    assert len(asked) == 5

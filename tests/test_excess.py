@@ -210,3 +210,26 @@ test_bad_input = bad_input(
         ("seed", lambda: excess_loss(MODEL, TWO_MODES, seed=-1), ValueError, ["seed"]),
     ]
 )
+
+
+class Halved(Denoiser, nn.Module):
+    """Predicts x in eval mode and something random in train mode."""
+
+    prediction = "noise"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.process, self.dropout = VP(), nn.Dropout(0.5)
+
+    def predict(self, x, t, **conditions):
+        return self.dropout(x)
+
+
+@pytest.mark.parametrize("measure", [excess_loss, excess_by_level])
+def test_a_model_in_train_mode_is_measured_in_eval_mode(measure):
+    target, model = GaussianMixture([1.0], [0.5], 0.7), Halved()
+    with pytest.warns(UserWarning, match="training mode"):
+        found = measure(model.train(), target, n=2_000)
+    assert model.training
+    assert model.dropout.training
+    assert found == measure(model.eval(), target, n=2_000)

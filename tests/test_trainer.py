@@ -680,11 +680,51 @@ def test_other_models_and_data_are_refused(stopped, tmp_path):
         resume(NetworkDenoiser(MLP(1, hidden=16, depth=2), VP(), time="log_snr"), normal(50, 1))
     with pytest.raises(CheckpointError, match=r"does not fit the network: .*shapes"):
         resume(small(hidden=8), normal(50, 1))
+    slow = NetworkDenoiser(MLP(1, hidden=16, depth=2, time_scale=0.5), VP())
+    with pytest.raises(CheckpointError, match=r"network\.time_scale was 1.0, now 0.5"):
+        resume(slow, normal(50, 1))
     # Two tables of as many betas with the same ends.
     assert repr(BETAS[0]) == repr(BETAS[1])
     quiet(small(BETAS[0]), TOY, steps=4, out=tmp_path, callback=lambda *_: True)
     with pytest.raises(CheckpointError, match="process was"):
         quiet(small(BETAS[1]), TOY, steps=4, out=tmp_path, resume=True)
+
+
+def test_another_scale_of_the_data_is_refused(tmp_path):
+    def begun(sigma_data, **options):
+        torch.manual_seed(0)
+        model = sk.EDMPrecondition(MLP(1, hidden=8), VP(), sigma_data)
+        return quiet(model, ROWS, steps=4, batch=4, out=tmp_path, **options)
+
+    begun(1.0, callback=lambda *_: True)
+    with pytest.raises(CheckpointError, match=r"sigma_data was 1\.0, now 0\.5"):
+        begun(0.5, resume=True)
+
+
+def test_another_null_condition_is_refused(tmp_path):
+    def begun(null, **options):
+        conditions = {"cond": normal(10, 2), "cond_dropout": 0.5, "cond_null": null}
+        model = small(cond_dim=2)
+        return quiet(model, ROWS, steps=4, batch=4, out=tmp_path, **conditions, **options)
+
+    begun(torch.zeros(2), callback=lambda *_: True)
+    with pytest.raises(CheckpointError, match=r"cond_null was \[0.0, 0.0\], now \[1.0, 1.0\]"):
+        begun(torch.ones(2), resume=True)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A schedule that depends on the number of steps."""
+
+    def factors(self, steps, losses):
+        return lambda k: 1 - k / steps
+
+
+def test_a_schedule_of_your_own_must_have_as_many_steps(tmp_path):
+    options = {"schedule": Linear(), "batch": 4, "out": tmp_path}
+    quiet(small(), ROWS, steps=4, callback=lambda *_: True, **options)
+    with pytest.raises(CheckpointError, match="steps was 4, now 8"):
+        quiet(small(), ROWS, steps=8, resume=True, **options)
 
 
 def test_checkpoint_loads_as_the_averaged_model(whole):

@@ -20,6 +20,8 @@ from sdekit.storage import load_tensors
 from sdekit.training import DenoisingLoss, Plateau, fit
 from sdekit.training.batches import Batches
 from sdekit.training.draws import BLOCK, normals, seed_layers
+from sdekit.training.fit import drawn
+from sdekit.training.times import resolve_times
 from sdekit.world import World
 
 TOY = GaussianMixture([0.3, 0.7], [-1.4, 0.6], 0.4)
@@ -92,7 +94,7 @@ def test_layers_of_processes_are_seeded_apart():
     state = torch.get_rng_state()
     draws = []
     for step, rank in ((0, 0), (0, 1), (1, 0), (0, 0)):
-        seed_layers(3, step, World(rank, 2))
+        seed_layers(3, step, World(rank, 2), torch.device("cpu"))
         draws.append(torch.rand(4))
     torch.set_rng_state(state)
     assert torch.equal(draws[0], draws[3])
@@ -388,6 +390,34 @@ def test_a_folder_belongs_to_one_run_at_a_time(tmp_path):
     assert len(quiet(small(), TOY, steps=1, batch=8, out=tmp_path, resume=True).losses) == 1
 
 
+def test_generators_of_devices_that_are_not_used_are_left_alone(monkeypatch):
+    """On a machine with two GPUs a run on the CPU touches neither."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda *_: pytest.fail("asked a GPU"))
+    quiet(small(), TOY, steps=1, batch=4)
+
+
+def test_an_optimiser_told_to_loop_is_not_fused():
+    chosen = partial(torch.optim.AdamW, foreach=True)
+    assert len(quiet(small(), TOY, steps=2, batch=4, optimizer=chosen).losses) == 2
+
+
+def test_a_network_compiled_before_the_run_is_compiled_after_it(monkeypatch):
+    monkeypatch.setattr(nn.Module, "compile", lambda self: None)
+    model = small()
+    model.network._compiled_call_impl = model.network._call_impl
+    quiet(model, TOY, steps=1, batch=4, compile=True)
+    assert model.network._compiled_call_impl == model.network._call_impl
+
+
+def test_devices_without_float64_are_given_none(monkeypatch):
+    """As on MPS."""
+    model, law = small(), resolve_times("importance")
+    monkeypatch.setattr(sys.modules["sdekit.training.fit"], "widest", lambda device: torch.float32)
+    _, t, _, importance, *_ = drawn(model, ROWS, DenoisingLoss(), law, 0, 0)
+    assert t.dtype == importance.dtype == torch.float32
+
+
 def test_compiled_for_the_run_and_not_after(monkeypatch):
     compiled = []
     monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(type(self)))
@@ -433,6 +463,15 @@ BAD = {
         ValueError,
         r"cond_null must have the shape of a row of cond, \(2,\), got \(3,\)",
     ),
+    "null dtype": (
+        {"cond_dropout": 0.1, "cond": LABELS, "cond_null": 0.5},
+        ValueError,
+        "cond_null must be a value of the dtype of cond, torch.int64, got 0.5",
+    ),
+    "callback": ({"callback": 3}, TypeError, "callback must be callable, got int"),
+    "resume": ({"resume": "yes"}, TypeError, "resume must be True or False"),
+    "tensorboard": ({"tensorboard": 1}, TypeError, "tensorboard must be True or False"),
+    "tensorboard alone": ({"tensorboard": True, "out": None}, ValueError, "tensorboard needs out="),
     "scaling vectors": ({"scaling": Scaling.symmetric()}, ValueError, r"images must be \(n, c, h"),
 }
 
@@ -441,7 +480,7 @@ BAD = {
 def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path, name):
     changes, error, message = BAD[name]
     with pytest.raises(error, match=message):
-        quiet(small(), ROWS, steps=5, out=tmp_path / "run", **changes)
+        quiet(small(), ROWS, **{"steps": 5, "out": tmp_path / "run", **changes})
     assert not (tmp_path / "run").exists()
 
 

@@ -21,11 +21,10 @@ from sdekit.comparison.runs import (
 )
 from sdekit.comparison.tables import Table, mean_and_error
 from sdekit.data.mixtures import GaussianMixture
-from sdekit.denoisers import Denoiser
+from sdekit.denoisers import Denoiser, evaluating
 from sdekit.errors import check_integer, check_number, check_seed
 from sdekit.processes import Process
 from sdekit.sampling import Sampler, TimeGrid
-from sdekit.sampling.front_door import evaluating
 from sdekit.sampling.grids import check_times, resolve_grid, usual_end
 
 #: What `sample(grid=)` may be.

@@ -7,9 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sdekit.denoisers import Denoiser
+from sdekit.denoisers import Denoiser, evaluating
 from sdekit.errors import check_finite
-from sdekit.sampling.front_door import evaluating
 
 
 class Prior(Protocol):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sdekit.data.mixtures import ExactDenoiser, GaussianMixture
-from sdekit.denoisers import Denoiser, device_of
+from sdekit.denoisers import Denoiser, device_of, evaluating
 from sdekit.elementary import widest
 from sdekit.errors import NumericsError, check_choice, check_number
 from sdekit.pde.coordinates import RAW, Coordinates
@@ -25,7 +25,6 @@ from sdekit.pde.pace import Pace
 from sdekit.pde.sde import SDE
 from sdekit.processes import Process
 from sdekit.sampling.flow_ode import ProbabilityFlow
-from sdekit.sampling.front_door import evaluating
 from sdekit.sampling.reverse_sde import ReverseSDE
 from sdekit.schedules import Tabulated
 

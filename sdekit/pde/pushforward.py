@@ -19,13 +19,13 @@ import torch.autograd.forward_ad as fw
 from torch import Tensor
 
 from sdekit.data.mixtures import ExactDenoiser, GaussianMixture
-from sdekit.denoisers import Denoiser, device_of
+from sdekit.denoisers import Denoiser, device_of, evaluating
 from sdekit.errors import check_integer
 from sdekit.pde.density import Density1D
 from sdekit.pde.kernel_step import Grid1D, noisy_step
 from sdekit.sampling import PlanSampler, Sampler
 from sdekit.sampling.engine import Engine, Program, plan_of
-from sdekit.sampling.front_door import check_parts, checked_times, evaluating
+from sdekit.sampling.front_door import check_parts, checked_times
 from sdekit.sampling.grids import TimeGrid
 from sdekit.sampling.plan import Plan, Register
 

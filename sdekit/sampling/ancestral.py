@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from sdekit.data.mixtures import ExactDenoiser, GaussianMixture
-from sdekit.denoisers import Denoiser
+from sdekit.denoisers import Denoiser, evaluating
 from sdekit.errors import check_choice, check_finite, check_integer, check_seed
 from sdekit.processes import Node, Process
 from sdekit.sampling.engine import Program
-from sdekit.sampling.front_door import evaluating
 from sdekit.sampling.grids import check_times
 from sdekit.sampling.sampler import PlanSampler
 from sdekit.sampling.tape import Form, Tape

@@ -2,9 +2,8 @@
 
 import secrets
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import isfinite, prod
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sdekit.denoisers import Denoiser
+from sdekit.denoisers import Denoiser, evaluating
 from sdekit.errors import NumericsError, check_choice, check_finite, check_integer, check_seed
 from sdekit.processes import Process
 from sdekit.sampling.engine import Callback, Engine, Program, Stop, plan_of
@@ -185,9 +184,10 @@ def _gathered(own: Samples, world: World) -> Samples:
     """The samples of all processes, in order."""
 
     def joined(part: Tensor | None, dim: int = 0) -> Tensor | None:
-        if part is None:
-            return None
-        return torch.cat(world.every(part.cpu()), dim).to(part.device)
+        # All processes must take part, also one without a sample, which has no counts.
+        parts = world.every(None if part is None else part.cpu())
+        there = [p for p in parts if p is not None]
+        return torch.cat(there, dim).to(own.x.device) if there else None
 
     return replace(
         own,
@@ -389,26 +389,6 @@ def _placement(
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {str(device)!r}: CUDA is not available in this build of torch")
     return dtype, device
-
-
-def evaluating(denoiser: Denoiser) -> AbstractContextManager[None]:
-    """Evaluation mode, and the mode it was in afterwards."""
-    return _evaluating(denoiser) if isinstance(denoiser, nn.Module) else nullcontext()
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    training = [m for m in module.modules() if m.training]
-    moded = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
-    if any(isinstance(m, moded) for m in training):
-        warnings.warn("the model is in training mode; it samples in eval mode", stacklevel=4)
-    for m in training:
-        m.training = False
-    try:
-        yield
-    finally:
-        for m in training:
-            m.training = True
 
 
 @contextmanager

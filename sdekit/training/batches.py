@@ -50,7 +50,7 @@ class Batches:
         if some.ndim == 0 or not len(some):
             raise ValueError(f"data must hold samples (N, *event), got {tuple(some.shape)}")
         if cond is not None:
-            _check_cond(cond, self.data)
+            check_rows_cond("cond", cond, self.data)
         self.dropout, self.null = _check_dropout(dropout, null, cond)
         #: Shape of one sample.
         self.event = tuple(some.shape[1:])
@@ -133,17 +133,18 @@ def _stacked(data: Dataset) -> Tensor:
     return torch.stack(samples) if samples else torch.empty(0)
 
 
-def _check_cond(cond: Any, data: Tensor | Source) -> None:
+def check_rows_cond(name: str, cond: Any, data: Tensor | Source) -> None:
+    """Raise unless `cond` has a row for each row of the data."""
     if not isinstance(cond, Tensor):
-        raise TypeError(f"cond must be a torch.Tensor, got {type(cond).__name__}")
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(cond).__name__}")
     if not isinstance(data, Tensor):
-        raise ValueError("cond needs data with as many rows; endless data has none")
+        raise ValueError(f"{name} needs data with as many rows; endless data has none")
     if cond.ndim == 0 or len(cond) != len(data):
         raise ValueError(
-            f"cond must have one row a sample of data, {len(data)}, got shape {tuple(cond.shape)}"
+            f"{name} must have one row a sample of data, {len(data)}, got shape {tuple(cond.shape)}"
         )
     if cond.is_floating_point():
-        check_finite("cond", cond)
+        check_finite(name, cond)
 
 
 def _check_dropout(
@@ -162,5 +163,9 @@ def _check_dropout(
     if row.shape not in (cond.shape[1:], ()):
         raise ValueError(
             f"cond_null must have the shape of a row of cond, {tuple(cond.shape[1:])}, got {tuple(row.shape)}"
+        )
+    if not (cond.is_floating_point() or torch.equal(row.to(cond.dtype).double(), row.double())):
+        raise ValueError(
+            f"cond_null must be a value of the dtype of cond, {cond.dtype}, got {null}"
         )
     return dropout, row

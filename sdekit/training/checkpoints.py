@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sdekit import storage
-from sdekit.denoisers import NetworkModel, describe, load_weights
+from sdekit.denoisers import NetworkModel, check_weights, describe, load_weights
 from sdekit.errors import CheckpointError
 from sdekit.training.average import Average
 from sdekit.training.settings import config_hash, versions
@@ -101,7 +101,9 @@ class TrainingState:
         header: dict[str, Any],
     ) -> None:
         """Continue from what a checkpoint holds."""
-        was, now = (_settings(h) for h in (header, self._header()))
+        check_weights(self.model, _with_prefix(training, "model."), path)
+        ours = json.loads(json.dumps(self._header()))  # tuples become lists in a file
+        was, now = _settings(header), _settings(ours)
         changed = {k: (was.get(k), v) for k, v in now.items() if was.get(k) != v}
         if changed:
             told = ", ".join(f"{k} was {old!r}, now {new!r}" for k, (old, new) in changed.items())
@@ -169,10 +171,11 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def _settings(header: dict[str, Any]) -> dict[str, Any]:
-    """What a resumed run must have the same: its numbers, and how its network is told the time."""
-    model = header.get("model", {})
-    told = ("time", "labels", "parameterisation")
-    return {**header["config"], **{k: model[k] for k in told if k in model}}
+    """What a resumed run must have the same: its numbers, and the arguments of its model and network."""
+    model = dict(header.get("model", {}))
+    model.pop("process", None)  # the config tells processes apart
+    network = model.pop("network", None) or {}
+    return {**header["config"], **model, **{f"network.{k}": v for k, v in network.items()}}
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -51,10 +51,11 @@ def normals(
     return every[rows.start - first * BLOCK : rows.stop - first * BLOCK]
 
 
-def seed_layers(seed: int, step: int, world: World) -> None:
-    """Seed torch's own generators, which dropout draws from, for one step of one process."""
+def seed_layers(seed: int, step: int, world: World, device: torch.device) -> None:
+    """Seed torch's generators that dropout draws from, the CPU's and the device's, for one process's step."""
     own = key(seed, step, "layers", world.rank)
     # `torch.manual_seed` does the same in a hundred times the time.
     torch.default_generator.manual_seed(own)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(own)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(own)

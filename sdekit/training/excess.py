@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sdekit.data.mixtures import GaussianMixture
-from sdekit.denoisers import Denoiser, conversion, device_of
+from sdekit.denoisers import Denoiser, conversion, device_of, evaluating
 from sdekit.elementary import widest
 from sdekit.errors import check_integer, generator_of
 from sdekit.processes import Process
@@ -103,7 +103,8 @@ def excess_loss(
     process, generator, labels = model.process, generator_of(seed), labels_of(model)
     t = draw_times(n, process, generator, law, labels)
     x_t, _ = draw_states(target, process, t, 1, generator)
-    gap = _gap(model, target, chosen, x_t, t)
+    with evaluating(model):
+        gap = _gap(model, target, chosen, x_t, t)
     weight = law.importance(process, t, labels)
     gap = gap if weight is None else gap * weight
     return gap.mean().item(), gap.std().item() / math.sqrt(n)
@@ -141,7 +142,8 @@ def excess_by_level(
     t, weights = law.nodes(process, labels, [*edges[1:-1], *kinks(chosen, process)])
     draws = per_time(check_integer("n", n, 2), t)
     x_t, each = draw_states(target, process, t, draws, generator)
-    gap = _gap(model, target, chosen, x_t, each).view(len(t), draws)
+    with evaluating(model):
+        gap = _gap(model, target, chosen, x_t, each).view(len(t), draws)
     minimum, _ = least(target, process, chosen, t, model.prediction, draws, generator)
     place = torch.bucketize(t, torch.tensor(edges[1:-1], dtype=torch.float64))
     rows = []

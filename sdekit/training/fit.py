@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sdekit.denoisers import Denoiser
+from sdekit.elementary import widest
 from sdekit.errors import NumericsError, check_choice, check_integer, check_number
 from sdekit.training.draws import normals, step_generator
 from sdekit.training.losses import DenoisingLoss, labels_of
@@ -164,9 +165,9 @@ def drawn(
     probes = [draws(k) for k in range(1, getattr(loss, "probes", 0) + 1)]
     return (
         x0,
-        t.to(x0.device),
+        t.to(x0.device, widest(x0.device)),
         draws(0),
-        None if importance is None else importance.to(x0.device),
+        None if importance is None else importance.to(x0.device, widest(x0.device)),
         cond,
         torch.stack(probes, 1) if probes else None,
     )

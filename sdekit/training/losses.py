@@ -73,10 +73,16 @@ class DenoisingLoss:
             noise: unit normals of the shape of x0.
             cond: passed to the network as the keyword `cond`.
         """
-        process, kind = model.process, model.prediction
-        x_t = process.perturb(x0, t, noise)
+        x_t = model.process.perturb(x0, t, noise)
         rows = {} if cond is None else {"cond": cond}
         out = checked_output(model.predict(x_t, t, **rows), x0)
+        return self.of_output(model, out, x0, t, noise)
+
+    def of_output(
+        self, model: Denoiser, out: Tensor, x0: Tensor, t: Tensor, noise: Tensor
+    ) -> Tensor:
+        """Loss of each sample, (n,), from what the model predicted at x_t."""
+        process, kind = model.process, model.prediction
         u, w = target_weights(process, kind, t)
         error = out - _combine(u, x0, w, noise)
         return self.scaled(error, self.factor(process, t, kind, kind))

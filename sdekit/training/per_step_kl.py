@@ -17,8 +17,7 @@ from torch import Tensor
 
 from sdekit.data.mixtures import GaussianMixture
 from sdekit.denoisers import Denoiser
-from sdekit.elementary import Number
-from sdekit.errors import check_integer, check_number
+from sdekit.errors import check_integer, check_number, generator_of
 from sdekit.learned_variance import Bridge, LearnedVariance, StepModel
 from sdekit.processes import Process, expand
 from sdekit.training.losses import DenoisingLoss, labels_of
@@ -121,7 +120,7 @@ class Hybrid:
         s, x_t = step_before(t, count, process), process.perturb(x0, t, noise)
         bridge = process.bridge(t, s)
         out, reading = model.halves(x_t, t, **({} if cond is None else {"cond": cond}))
-        simple = DenoisingLoss()(_Known(model, out), x0, t, noise)
+        simple = DenoisingLoss().of_output(model, out, x0, t, noise)
         law = model.step(out.detach(), reading, x_t, t, s, bridge)
         return simple + self.weight * count * _divergence(bridge, x0, x_t, law)
 
@@ -143,7 +142,7 @@ def kl_minima(
         seed: of the draws.
     """
     steps, n = check_integer("steps", steps, 1), check_integer("n", n, 1)
-    generator = torch.Generator().manual_seed(check_integer("seed", seed, 0))
+    generator = generator_of(seed)
     exact, minima = target.denoiser(process), list[Tensor]()
     for i in range(1, steps + 1):
         t, s = (k / steps * process.horizon for k in (i, i - 1))
@@ -200,13 +199,3 @@ def _nodes(law: GaussianMixture, n: int, generator: torch.Generator) -> tuple[Te
     if law.dim == 1:
         return law.quadrature()
     return law.sample(n, generator=generator), torch.full((n,), 1 / n, dtype=torch.float64)
-
-
-class _Known(Denoiser):
-    """A model whose output is known already."""
-
-    def __init__(self, model: Denoiser, out: Tensor) -> None:
-        self.process, self.prediction, self._out = model.process, model.prediction, out
-
-    def predict(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
-        return self._out

@@ -16,7 +16,7 @@ from sdekit.errors import check_choice, check_integer, check_number
 from sdekit.processes import Process
 from sdekit.training.batches import Batches
 from sdekit.training.fit import PRECISIONS, Loss
-from sdekit.training.rates import Schedule, resolve_schedule
+from sdekit.training.rates import Constant, Plateau, Schedule, resolve_schedule
 from sdekit.training.times import TimeLaw, resolve_times
 from sdekit.world import World
 
@@ -78,13 +78,16 @@ class Settings:
             name: value if isinstance(value, int | float | str | None) else name_of(value)
             for name, value in vars(self).items()
         }
-        plain["steps"] = self.steps if self.schedule == resolve_schedule("cosine") else None
+        if isinstance(self.schedule, Constant | Plateau):  # which never ask how many there are
+            plain["steps"] = None
         return plain | {
             "process": _fingerprint(model.process),
             "prediction": model.prediction,
             "samples": len(draw.data) if isinstance(draw.data, torch.Tensor) else None,
             "event": list(draw.event),
             "scaling": None if draw.scaling is None else draw.scaling.config,
+            "cond": None if draw.cond is None else list(draw.cond.shape[1:]),
+            "cond_null": None if draw.null is None else draw.null.tolist(),
         }
 
 

@@ -8,7 +8,7 @@ import copy
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sdekit.data.images import Scaling
-from sdekit.denoisers import Denoiser
+from sdekit.denoisers import Denoiser, device_of
 from sdekit.errors import NumericsError, check_flag, check_integer, check_seed
 from sdekit.storage import remove_leftovers, save_text
 from sdekit.training.average import Average
@@ -172,6 +172,7 @@ def train(
         check_integer("checkpoint_every", checkpoint_every, 1),
     )
     log_every = check_integer("log_every", log_every, 1)
+    _check_reporting(out, resume, tensorboard, callback)
     parameter = next(model.parameters(), None)
     if parameter is None:
         raise ValueError("model has no parameters to train")
@@ -185,12 +186,12 @@ def train(
         null=cond_null,
         scaling=scaling,
     )
-    evaluate = _evaluation(validation, settings, scaling)
-    state, folder, world = _fresh(model, settings, draw), _folder(out, resume), World.current()
+    evaluate = _evaluation(validation, settings, draw)
+    state, folder, world = _fresh(model, settings, draw), _folder_of(out), World.current()
     told = {"steps": settings.steps, "every": log_every, "tensorboard": tensorboard}
     with ExitStack() as stack:
         enter = stack.enter_context
-        enter(torch.random.fork_rng())
+        enter(_forked(parameter.device))
         enter(_training(model, check_flag("compile", compile)))
         stopped, last = enter(signals()), None
         if folder is not None:
@@ -243,6 +244,7 @@ def _steps(
 ) -> Iterator[Step]:
     """`fit` from where the state is, moving it: rate before, average and evaluation after a step."""
     rate, world = settings.rates(state.losses), World.current()
+    device = device_of(model)
 
     def batches() -> Iterator[Batch]:
         for k in range(state.step, settings.steps):
@@ -250,7 +252,7 @@ def _steps(
                 return
             for group in state.optimizer.param_groups:
                 group["lr"] = rate(k)
-            seed_layers(settings.seed, k, world)
+            seed_layers(settings.seed, k, world, device)
             yield draw(k)
 
     for step in fit(
@@ -293,16 +295,14 @@ def _fuse(optimizer: torch.optim.Optimizer) -> None:
     kinds = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad)
     for group in optimizer.param_groups:
         device = group["params"][0].device.type
-        if (
-            isinstance(optimizer, kinds)
-            and group.get("fused") is None
-            and device in ("cpu", "cuda")
-        ):
+        told = [group.get(name) for name in ("fused", "foreach")]
+        free = told == [None, None] and not group.get("differentiable")
+        if isinstance(optimizer, kinds) and free and device in ("cpu", "cuda"):
             group["fused"] = True
 
 
 def _evaluation(
-    validation: Data | tuple[Data, Tensor] | None, settings: Settings, scaling: Scaling | None
+    validation: Data | tuple[Data, Tensor] | None, settings: Settings, draw: Batches
 ) -> Evaluation | None:
     if validation is None:
         if settings.patience is not None:
@@ -314,17 +314,31 @@ def _evaluation(
         settings.times,
         batch=settings.batch,
         seed=settings.seed,
-        scaling=scaling,
+        like=draw,
     )
 
 
-def _folder(out: str | Path | None, resume: bool) -> Path | None:
-    """Where the checkpoints go."""
-    if out is not None:
-        return Path(out) / "checkpoints"
-    if resume:
+def _check_reporting(
+    out: str | Path | None, resume: bool, tensorboard: bool, callback: Any
+) -> None:
+    """Raise for what would only be noticed after the first step."""
+    if check_flag("resume", resume) and out is None:
         raise ValueError("resume needs out=, the folder of the run to continue")
-    return None
+    if check_flag("tensorboard", tensorboard) and out is None:
+        raise ValueError("tensorboard needs out=, the folder that its files go to")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable, got {type(callback).__name__}")
+
+
+def _forked(device: torch.device) -> AbstractContextManager[None]:
+    """torch's generators that layers draw from, put back afterwards: the CPU's and the model's own."""
+    cuda = [device] if device.type == "cuda" else []
+    return torch.random.fork_rng(cuda, device_type="cuda")
+
+
+def _folder_of(out: str | Path | None) -> Path | None:
+    """Where the checkpoints go."""
+    return None if out is None else Path(out) / "checkpoints"
 
 
 @contextmanager
@@ -352,6 +366,7 @@ def _held(folder: Path, state: TrainingState, resume: bool, world: World) -> Ite
 def _training(model: nn.Module, compile: bool) -> Iterator[None]:
     """Train mode, and the network compiled in place if wanted."""
     was, network = model.training, getattr(model, "network", model)
+    before = network._compiled_call_impl
     model.train()
     if compile:
         network.compile()
@@ -359,4 +374,4 @@ def _training(model: nn.Module, compile: bool) -> Iterator[None]:
         yield
     finally:
         model.train(was)
-        network._compiled_call_impl = None if compile else network._compiled_call_impl
+        network._compiled_call_impl = before

@@ -213,6 +213,7 @@ class Cell:
     lr: float = 3e-3
     hidden: int = 256
     calls: tuple[int, ...] = (4, 10, 20, 50)
+    sets: int = 4
     seed: int = 0
 
 
@@ -235,7 +236,7 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, float]:
     figures, kept = losses(model, data.unseen, cell.seed), {}
     for protocol in ("published", "matched"):
         for calls in cell.calls:
-            x = drawn(model, data, calls, protocol, cell.seed)
+            x = drawn(model, data, calls, protocol, cell.seed, cell.sets)
             found, parts = data.seen(x), torch.arange(len(x)).split(len(data.unseen))
             name = f"{calls} {protocol}"
             figures[f"KID {name}"] = metrics.kid(found, data.features).value
@@ -253,15 +254,17 @@ def frechet(x: metrics.FeatureSet, y: metrics.FeatureSet) -> metrics.Frechet:
     return metrics.frechet_distance(x, y, allow_singular=True)
 
 
-def drawn(model: sk.Denoiser, data: Material, calls: int, protocol: str, seed: int) -> Tensor:
-    """Four sets of as many samples as there are unseen images, by DDIM; the last of its `calls` gives x_0.
+def drawn(
+    model: sk.Denoiser, data: Material, calls: int, protocol: str, seed: int, sets: int = 1
+) -> Tensor:
+    """Sets of as many samples as there are unseen images, by DDIM; the last of its `calls` gives x_0.
 
     The published grid is t = 1, 1 - 1/calls, .. 1/calls; the matched one has the noise levels that this is on
     the cosine arm, from the terminal level of the model's own. Both start from the same normals.
     """
     process, event = model.process, data.unseen.shape[1:]
     normals = torch.randn(
-        4 * len(data.unseen), math.prod(event), generator=torch.Generator().manual_seed(seed)
+        sets * len(data.unseen), math.prod(event), generator=torch.Generator().manual_seed(seed)
     )
     if protocol == "published":
         start, spacing, end = normals, "uniform", 1 / calls
@@ -493,6 +496,9 @@ class Config:
     lr: float = option(Cell.lr, "Peak learning rate.")
     hidden: int = option(Cell.hidden, "Width of the three hidden layers.")
     seeds: int = option(3, "Networks a cell.")
+    sets: int = option(
+        Cell.sets, "Sets of samples a network, each of as many as there are unseen images."
+    )
     calls: str = option("4,10,20,50", "Network calls of DDIM, least first.")
     workers: int = option(1, "Processes that train side by side.")
 
@@ -501,11 +507,14 @@ def run(config: Config, out: Path) -> dict[str, Any]:
     """Train what is not trained yet in `out`, print the tables, draw the pictures."""
     check_choice("data", config.data, ("digits", "fashion"))
     calls = calls_of(config.calls)
+    check_integer("sets", config.sets, 1)
     workers, seeds = (
         check_integer("workers", config.workers, 1),
         check_integer("seeds", config.seeds, 1),
     )
-    same = {name: getattr(config, name) for name in ("data", "steps", "batch", "lr", "hidden")}
+    same = {
+        name: getattr(config, name) for name in ("data", "steps", "batch", "lr", "hidden", "sets")
+    }
     choices = {"schedule": list(ARMS), "norm": ["l1", "l2"], "prediction": ["noise", "data"]}
     cells = grid(Cell(**same, calls=calls), **choices)
     spawn = get_context("spawn")  # a fork after a computation on several threads may hang
@@ -569,4 +578,4 @@ def report(
 
 
 if __name__ == "__main__":
-    study(run, Config, {"steps": 60, "seeds": 1, "calls": "4,10", "hidden": 64})
+    study(run, Config, {"steps": 60, "seeds": 1, "sets": 1, "calls": "4,10", "hidden": 64})

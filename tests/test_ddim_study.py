@@ -100,9 +100,9 @@ def published(model, x, calls):
 @pytest.mark.parametrize("arm", ARMS)
 def test_the_published_protocol_is_the_loop_of_the_keras_example(arm):
     data = material()
-    normals = torch.randn(800, 4, generator=torch.Generator().manual_seed(5)).unflatten(1, EVENT)
+    normals = torch.randn(400, 4, generator=torch.Generator().manual_seed(5)).unflatten(1, EVENT)
     want = published(Shaped(ARMS[arm]), normals.double(), 4)
-    got = ddim_study.drawn(Shaped(ARMS[arm]), data, 4, "published", 5)
+    got = ddim_study.drawn(Shaped(ARMS[arm]), data, 4, "published", 5, 2)
     torch.testing.assert_close(got.double(), want, rtol=2e-5, atol=2e-5)
 
 
@@ -218,6 +218,7 @@ test_bad_input = bad_input(
         ("order", lambda: ddim_study.calls_of("10,4"), ValueError, ["calls", "increase"]),
         ("data", lambda: ran(data="cats"), ValueError, ["data", "'cats'", "digits"]),
         ("seeds", lambda: ran(seeds=0), ValueError, ["seeds", ">= 1", "0"]),
+        ("sets", lambda: ran(sets=0), ValueError, ["sets", ">= 1", "0"]),
         ("workers", lambda: ran(workers=0), ValueError, ["workers", ">= 1", "0"]),
     ]
 )

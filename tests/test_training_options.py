@@ -296,6 +296,20 @@ def test_best_is_kept_and_patience_ends_the_run(tmp_path):
     assert again.best == result.best
 
 
+def test_an_evaluation_that_is_not_finite_is_never_the_best(tmp_path):
+    values = [3.0, math.nan, 0.6, 4.0]
+    result = quiet(
+        Known(), normal(200, 1).double(), steps=4, batch=50, lr=1e-30, half_life=1e9, warmup=0,
+        validation=normal(200, 1, seed=1).double(), evaluate_every=1, out=tmp_path,
+        callback=script(values),
+    )  # fmt: skip
+    losses = [loss for _, loss in result.validation]
+    assert any(math.isnan(loss) for loss in losses)
+    best = min(loss for loss in losses if not math.isnan(loss))
+    assert result.best is not None
+    assert result.best.name == f"step-{losses.index(best) + 1:08d}"
+
+
 def test_validation_takes_conditions_scaling_and_endless_data(tmp_path):
     images = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8)
     labels = torch.arange(40) % 3

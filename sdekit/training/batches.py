@@ -45,7 +45,10 @@ class Batches:
         self.batch, self.seed, self.like, self.scaling = batch, seed, like, scaling
         self.rows = World.current().share(batch)
         self.data, self.cond = as_data(data), cond
-        some = self._scaled(_some(self.data, seed))
+        some = _some(self.data, seed)
+        # Levels are finite: one row tells what scaling makes of them, without a copy of all in floats.
+        levels = isinstance(some, Tensor) and some.ndim and not some.is_floating_point()
+        some = self._scaled(some[:1] if levels else some)
         check_finite("data", some)
         if some.ndim == 0 or not len(some):
             raise ValueError(f"data must hold samples (N, *event), got {tuple(some.shape)}")

@@ -6,6 +6,7 @@ step-00001000/model.safetensors      the averaged model, with all that `sample` 
 """
 
 import json
+import math
 import re
 import warnings
 from dataclasses import dataclass, field
@@ -44,7 +45,8 @@ class TrainingState:
     @property
     def best(self) -> int | None:
         """The step of the least validation loss so far."""
-        return min(self.validation, key=lambda pair: pair[1])[0] if self.validation else None
+        finite = [pair for pair in self.validation if math.isfinite(pair[1])]
+        return min(finite, key=lambda pair: pair[1])[0] if finite else None
 
     def exhausted(self, patience: int | None) -> bool:
         """Whether so many evaluations in a row have not been better than the best before them."""

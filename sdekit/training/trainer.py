@@ -193,34 +193,68 @@ def train(
         enter = stack.enter_context
         enter(_forked(parameter.device))
         enter(_training(model, check_flag("compile", compile)))
-        stopped, last = enter(signals()), None
+        watch = _Watch(state, settings, folder, every, keep, callback, enter(signals()), world)
         if folder is not None:
-            last = enter(_held(folder, state, resume, world))
+            watch.last = enter(_held(folder, state, resume, world))
         shown = folder.parent if folder is not None and world.writes else None
         report = enter(reports(shown, first=state.step, progress=progress and world.writes, **told))
         began = time.perf_counter()
         try:
             for step in _steps(model, state, settings, draw, report, evaluate):
-                asked = (
-                    world.writes and callback is not None and callback(step, state.average.module)
-                )
-                halt = world.any(bool(stopped or asked), parameter.device)
-                due = state.step % every == 0 or state.step in (settings.steps, state.best)
-                if folder is not None and (due or halt or state.exhausted(settings.patience)):
-                    last = state.save(folder, keep) if world.writes else state.path(folder)
-                if halt:
+                if watch.ends(step):
                     break
         except NumericsError as error:
-            where = f"the last good checkpoint is {last}" if last else "no checkpoint was written"
-            raise NumericsError(f"{error}; training stopped and {where}") from error
+            raise NumericsError(f"{error}; training stopped and {watch.found()}") from error
         seconds = time.perf_counter() - began
         world.wait()
-    if stopped:
-        stopped[0](last)
+    watch.leave()
     if out is not None and world.writes:
         record = {"config": state.config, "seconds": seconds, "losses": state.losses}
         save_text(Path(out) / "losses.json", json.dumps(record))
-    return _result(state, seconds, last)
+    return _result(state, seconds, watch.last)
+
+
+@dataclass
+class _Watch:
+    """What comes after a step: the callback, signals, a checkpoint if one is due."""
+
+    state: TrainingState
+    settings: Settings
+    folder: Path | None
+    every: int
+    keep: int
+    callback: Callable[[Step, Any], Any] | None
+    #: Filled by a signal to this process.
+    stopped: list[Callable[[Path | None], None]]
+    world: World
+    last: Path | None = None
+    #: A signal came, to this process or another.
+    interrupted: bool = False
+
+    def ends(self, step: Step) -> bool:
+        """Whether the run is to end here, in every process alike."""
+        state, world, device = self.state, self.world, device_of(self.state.model)  # type: ignore[arg-type]
+        asked = world.writes and self.callback and self.callback(step, state.average.module)
+        self.interrupted = world.any(bool(self.stopped), device)
+        halt = self.interrupted or world.any(bool(asked), device)
+        due = state.step % self.every == 0 or state.step in (self.settings.steps, state.best)
+        if self.folder and (due or halt or state.exhausted(self.settings.patience)):
+            writes = world.writes
+            self.last = state.save(self.folder, self.keep) if writes else state.path(self.folder)
+        return halt
+
+    def found(self) -> str:
+        """What there is to go on from."""
+        return (
+            f"the last good checkpoint is {self.last}" if self.last else "no checkpoint was written"
+        )
+
+    def leave(self) -> None:
+        """Pass a signal on, now that the checkpoint is written."""
+        if self.stopped:
+            self.stopped[0](self.last)
+        if self.interrupted:
+            raise KeyboardInterrupt
 
 
 def _fresh(model: nn.Module, settings: Settings, draw: Batches) -> TrainingState:

@@ -86,7 +86,7 @@ def test_a_healthy_model_has_nothing_wrong(process, kind):
     assert found.verdict.startswith("Nothing wrong found.")
 
 
-@pytest.mark.parametrize("process", [*PROCESSES, sk.VE(), sk.Heat(), CHAIN], ids=repr)
+@pytest.mark.parametrize("process", [*PROCESSES, sk.VE(), sk.OrnsteinUhlenbeck(), CHAIN], ids=repr)
 def test_exact_denoisers_have_nothing_wrong(process):
     assert diagnose(TOY.denoiser(process), TOY, n=FEW).findings == ()
     for seed in (1, 2, 3):

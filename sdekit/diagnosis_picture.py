@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BOUND: Any = {"color": "#000000", "ls": "--", "lw": 1.2, "zorder": 1}
+_BOUND: Any = {"color": "#CFCFCF", "lw": 6, "zorder": 1}
 _SHARE = "error of the signal / variance of x_t"
 
 
@@ -21,8 +21,8 @@ _SHARE = "error of the signal / variance of x_t"
 def diagnosis_picture(found: Diagnosis, *, title: str = "") -> Figure:
     """Three panels: every prediction kind by noise level, every time convention, the loss of the noise.
 
-    What the model is declared as is drawn thick and filled; dashed is the least possible, or what the best
-    linear denoiser has.
+    What the model is declared as is drawn thick and filled; broad and grey is the least possible, or what the
+    best linear denoiser has.
 
     Raises:
         TypeError: no `Diagnosis`.
@@ -46,30 +46,34 @@ def _kinds(axes: Axes, rows: list[dict[str, Any]], bound: str) -> None:
         width = 2.6 if DECLARED in case else 1.2
         style: Any = {"color": COLOURS[i], "marker": MARKERS[i], "ls": DASHES[i], "lw": width}
         axes.plot(x, y, label=case, ms=4.5, **style)
-        if i == 0:
-            axes.plot(x, [r["against"] for r in own], label=bound, **_BOUND)
+    own = [r for r in rows if r["case"] == rows[0]["case"]]
+    axes.plot([r["log_snr"] for r in own], [r["against"] for r in own], label=bound, **_BOUND)
     axes.set(xlabel="log-SNR (noise to data)", ylabel=_SHARE, yscale="log")
-    axes.set_title("read as each prediction kind", fontsize=10)
+    axes.set_title("read as each kind, at the time that fits", fontsize=10)
     _in_decades(axes, [r["value"] for r in rows] + [r["against"] for r in rows])
     axes.legend(fontsize=8)
 
 
 def _times(axes: Axes, rows: list[dict[str, Any]]) -> None:
+    from matplotlib.ticker import NullFormatter
+
     shown = [r for r in rows if math.isfinite(r["value"])][::-1]
     values = [r["value"] for r in shown]
     for place, r in enumerate(shown):
         declared = DECLARED in r["case"]
         colour = COLOURS[1] if declared else COLOURS[0]
         face = colour if declared else "none"
-        axes.plot(r["value"], place, "o", ms=7, mec=colour, mfc=face, clip_on=False)
+        axes.plot(r["value"], place, "o", ms=7, mec=colour, mfc=face)
     if shown:
         axes.axvline(shown[0]["against"], **_BOUND)
     axes.set_yticks(range(len(shown)), [r["case"] for r in shown], fontsize=8)
     axes.set(xlabel=f"{_SHARE}, all levels", xscale="log")
-    axes.set_title("given each time convention", fontsize=10)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_title("given each time, of the kind that fits", fontsize=10)
     if shown:
         low, high = min(*values, shown[0]["against"]), max(*values, shown[0]["against"])
-        axes.set_xlim(low / 1.5, max(high * 1.5, low * 12))
+        first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+        axes.set_xlim(10.0**first, 10.0 ** max(last, first + 1))
 
 
 def _loss(axes: Axes, rows: list[dict[str, Any]], bound: str) -> None:

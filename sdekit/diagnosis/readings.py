@@ -111,7 +111,8 @@ def conventions(model: Denoiser) -> tuple[str, dict[str, Callable[[Any], Any] | 
         clocks[time] = NetworkDenoiser(model.network, process, time=time)._network_time
     clocks["reversed unit"] = lambda t: 1 - t / process.horizon
     own = model.labels or (table if isinstance(process, VP) else None)
-    for chain in dict.fromkeys((*([own] if own else []), *_CHAINS)):
+    chains: list[int] = [own, *(c for c in _CHAINS if c != own)] if own else list(_CHAINS)
+    for chain in chains:
         label = _label_clock(model, chain)
         clocks[f"label of {chain}"] = label
         if chain == own:
@@ -202,7 +203,7 @@ def _better(declared: Reading, other: Reading, floor: Tensor) -> bool:
     """Whether another reading is better beyond doubt, and by enough to matter."""
     if declared.excess is not None:
         return declared.cost > _ROUNDING and other.cost < _LEFT * declared.cost
-    if other.cost > _SLACK * floor.mean().item() + 4 * _standard_error(other.loss):
+    if other.cost > _SLACK * floor.mean().item() + 2 * _standard_error(other.loss):
         return False
     if declared.cost == math.inf:
         return other.cost < math.inf

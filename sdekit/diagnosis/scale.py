@@ -15,6 +15,8 @@ from sdekit.diagnosis.readings import Reading, Readings, conventions, declared_c
 _SIGNAL = math.exp(-2)
 #: Mean off by this many standard deviations; ratio of scales; prior mismatch in nats.
 _MEAN_OFF, _RATIO, _NATS = 0.3, 1.5, 0.05
+#: What part of the loss (of the excess, where the law is known) may be left on data brought there.
+_LEFT = {False: 0.95, True: 0.5}
 #: Ratio of scales beyond which a model was not made for any: its output is constant, or noise.
 _FARTHEST = 1e4
 
@@ -40,7 +42,8 @@ def find_scale(probe: Probe, readings: Readings) -> Scale:
     if own and differs and 1 / _FARTHEST < ratio < _FARTHEST and bool(mean.isfinite().all()):
         found, floor = declared_cost(probe.moved(mean, ratio)), readings.floor.mean().item()
         declared, best = (r.cost / floor for r in (readings.declared, readings.best))
-        if found < min(0.5 * declared, best):
+        left = _LEFT[probe.target is not None]
+        if found < min(left * declared, best):
             return Scale(mean, std, True)
     if readings.best is not readings.declared:
         mean, std = implied(probe, readings.best)

@@ -87,7 +87,7 @@ def test_quick_demo_from_end_to_end_and_once_more(tmp_path, capsys):
     for name in ("two-mode", "spiral"):
         assert summary[name]["excess_loss"] > 4 * summary[name]["excess_loss_se"] > 0
     before = checkpoints(out)
-    assert [p.name for p in before] == [f"step-{RUNS[p.parts[-3]]:08d}.safetensors" for p in before]
+    assert [p.name for p in before] == [f"step-{RUNS[p.parts[-3]]:08d}" for p in before]
     assert {p.parts[-3] for p in before} == RUNS.keys()
 
     # Again, with less to measure: the networks are those of the first run.

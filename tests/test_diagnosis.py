@@ -410,6 +410,28 @@ def test_the_models_scale_is_that_of_its_law():
         assert float(mean) == pytest.approx(0.5, abs=0.06 * scale)
 
 
+@pytest.mark.parametrize("scale", [0.2, 3.0, 30.0, 255.0])
+def test_a_trained_network_shown_data_of_another_scale_is_told_so(blobs, scale):
+    """What it makes of such data is arbitrary, so its own scale is read from noise alone."""
+    data, good = blobs
+    assert diagnose(good, data).healthy
+    first = diagnose(good, scale * data).findings[0]
+    assert first.text.startswith("Model and data disagree on the scale")
+
+
+@pytest.fixture(scope="module")
+def blobs():
+    """Two blobs on the plane, and a small network of them."""
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randint(2, (4_000, 1), generator=generator) * 2.0 - 1
+    data = 0.2 * torch.randn(4_000, 2, generator=generator) + signs * torch.tensor([1.0, 0.5])
+    data = data / data.std(0)
+    torch.manual_seed(0)
+    network = sk.NetworkDenoiser(sk.networks.MLP(2, 64, 2), sk.VP(), "v")
+    result = sk.train(network, data, steps=300, batch=128, lr=3e-3, progress=False)
+    return data, result.model
+
+
 def test_the_prior_mismatch_is_the_divergence_of_the_normals():
     process = sk.VP(0.1, 2.0)
     law = GaussianMixture(None, [0.7], 0.5)

@@ -11,8 +11,10 @@ from sdekit.diagnosis.findings import HARMFUL, NOTE, WRONG, Finding, row
 from sdekit.diagnosis.probe import Probe, call
 from sdekit.diagnosis.readings import Reading, Readings, conventions, declared_cost, reclocked
 
-#: Share of the signal in x_t where the model's scale is read: little, so that its mean is seen.
-_SIGNAL = math.exp(-2)
+#: Share of the signal in x_t where the model's scale is read: little, so that noise alone looks like x_t.
+_SIGNAL = 0.12
+#: Times that are looked at until there is as much.
+_LOOKS = 24
 #: Mean off by this many standard deviations; ratio of scales; prior mismatch in nats.
 _MEAN_OFF, _RATIO, _NATS = 0.3, 1.5, 0.05
 #: What part of the loss (of the excess, where the law is known) may be left on data brought there.
@@ -77,33 +79,44 @@ def _off(probe: Probe, mean: Tensor, std: float) -> float:
 def implied(probe: Probe, reading: Reading) -> tuple[Tensor, float]:
     """Mean (*event) and standard deviation of the data that the model seems made for.
 
-    E x_0-hat is the mean of the data. The slope of x_0-hat on x_t is Cov(x_0, x_t) / Var(x_t) =
-    alpha c / (alpha^2 c + sigma^2) for any law of variance c, which gives c.
+    The model is shown noise about its own mean, so the data's scale has no part in it. At the noisiest time
+    E x_0-hat is the mean. The slope of x_0-hat on x_t is Cov(x_0, x_t) / Var(x_t) =
+    alpha c / (alpha^2 c + sigma^2) for any law of variance c, which gives c; it is read at the noisiest time
+    with a little signal.
     """
-    process, t = probe.process, _noisy_time(probe)
-    model = reclocked(probe.model, conventions(probe.model)[1][reading.time])
-    x = process.perturb(probe.x0, t, probe.noise)
-    a, b = conversion(process, reading.kind, "data", t)
-    found = (a * x + b * call(model, x, t, probe.cond)).flatten(1)
-    flat, alpha, sigma = x.flatten(1), float(process.alpha(t)), float(process.sigma(t))
-    away = flat - flat.mean(0)
-    slope = ((found - found.mean(0)) * away).sum().item() / away.square().sum().item()
-    signal = min(max(alpha * slope, 0.0), 1 - 1e-9)
-    return found.mean(0).reshape(probe.mean.shape), sigma / alpha * math.sqrt(signal / (1 - signal))
-
-
-def _noisy_time(probe: Probe) -> float:
-    """The time at which x_t has a little signal, or t_max if it has more there; of a chain a step."""
     process = probe.process
-    log_snr = math.log(_SIGNAL / max(probe.variance, 1e-30))
-    t_ends = process.t_max, probe.times[-1]
-    low, high = (float(process.log_snr(t)) for t in t_ends)
-    t = float(process.time_at_log_snr(min(max(log_snr, low), high)))
+    model = reclocked(probe.model, conventions(probe.model)[1][reading.time])
+    mean = probe.mean.new_zeros(probe.mean.shape)
+    signal, alpha, sigma = 0.0, 1.0, 1.0
+    for k, t in enumerate(_falling_times(probe)):
+        alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
+        x = alpha * mean + sigma * probe.noise
+        a, b = conversion(process, reading.kind, "data", t)
+        found = (a * x + b * call(model, x, t, probe.cond)).flatten(1)
+        if k == 0:
+            mean = found.mean(0).reshape(probe.mean.shape)
+        away = (x - x.mean(0)).flatten(1)
+        slope = ((found - found.mean(0)) * away).sum().item() / away.square().sum().item()
+        signal = min(max(alpha * slope, 0.0), 1 - 1e-9)
+        if signal >= _SIGNAL:
+            break
+    return mean, sigma / alpha * math.sqrt(signal / (1 - signal))
+
+
+def _falling_times(probe: Probe) -> list[float]:
+    """Times from t_max to the cleanest that is probed, equally spaced in log-SNR; of a chain its steps."""
+    process = probe.process
+    low, high = (float(process.log_snr(t)) for t in (process.t_max, probe.times[-1]))
+    found = [
+        float(process.time_at_log_snr(low + k / (_LOOKS - 1) * (high - low))) for k in range(_LOOKS)
+    ]
     labels = getattr(probe.model, "labels", None)
     if labels is None:
-        return t
-    step = max(round(t / process.horizon * labels), 1)
-    return min(step / labels * process.horizon, process.t_max)
+        return found
+    steps = [max(round(t / process.horizon * labels), 1) for t in found]
+    return [
+        min(k / labels * process.horizon, process.t_max) for k in sorted(set(steps), reverse=True)
+    ]
 
 
 def prior_mismatch(probe: Probe) -> float:

@@ -48,6 +48,10 @@ class Batches:
         some = _some(self.data, seed)
         # Levels are finite: one row tells what scaling makes of them, without a copy of all in floats.
         levels = isinstance(some, Tensor) and some.ndim and not some.is_floating_point()
+        if levels and scaling is None:
+            raise TypeError(
+                f"data must be floating point, got {some.dtype}; scale it to float, or give scaling="
+            )
         some = self._scaled(some[:1] if levels else some)
         check_finite("data", some)
         if some.ndim == 0 or not len(some):

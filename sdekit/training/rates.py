@@ -79,15 +79,16 @@ class Plateau:
         return factor
 
 
-SCHEDULES = {"constant": Constant(), "cosine": Cosine()}
+SCHEDULES = {"constant": Constant(), "cosine": Cosine(), "plateau": Plateau()}
 
 
 def resolve_schedule(schedule: str | Schedule) -> Schedule:
     """The schedule of a name, or the one given."""
     if isinstance(schedule, str):
         return SCHEDULES[check_choice("schedule", schedule, tuple(SCHEDULES))]
-    if not hasattr(schedule, "factors"):
+    if isinstance(schedule, type) or not hasattr(schedule, "factors"):
+        given = schedule.__name__ if isinstance(schedule, type) else type(schedule).__name__
         raise TypeError(
-            f"schedule must be a name or have .factors(steps, losses), got {type(schedule).__name__}"
+            f"schedule must be a name or an instance with .factors(steps, losses), got {given}"
         )
     return schedule

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from sdekit.denoisers import Denoiser
 from sdekit.errors import check_choice, check_integer, check_number
@@ -52,10 +53,8 @@ class Settings:
         object.__setattr__(self, "schedule", resolve_schedule(self.schedule))
         object.__setattr__(self, "times", resolve_times(self.times))
         check_choice("precision", self.precision, PRECISIONS)
-        if not callable(self.loss):
-            raise TypeError(f"loss must be a loss, got {type(self.loss).__name__}")
-        if not callable(self.optimizer):
-            raise TypeError(f"optimizer must be a class, got {type(self.optimizer).__name__}")
+        _check_loss(self.loss)
+        _check_optimizer(self.optimizer)
         parts = self.accumulate * (size := World.current().size)
         if self.batch % parts:
             raise ValueError(
@@ -93,6 +92,27 @@ class Settings:
 
 _INTEGERS = {"steps": 1, "batch": 1, "accumulate": 1, "warmup": 0, "evaluate_every": 1}
 _NUMBERS = {"lr": True, "weight_decay": False, "clip": True, "half_life": False}
+
+
+def _check_loss(loss: Any) -> None:
+    if not callable(loss) or isinstance(loss, type | nn.Module):
+        raise TypeError(
+            'loss must be an instance of a loss, such as DenoisingLoss("likelihood"), got '
+            f"{loss.__name__ if isinstance(loss, type) else type(loss).__name__}"
+        )
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    if not callable(optimizer):
+        raise TypeError(
+            "optimizer must be a class of torch.optim or a functools.partial of one, got an instance of "
+            f"{type(optimizer).__name__}"
+        )
+    fixed = {"lr", "weight_decay"} & getattr(optimizer, "keywords", {}).keys()
+    if fixed:
+        raise ValueError(
+            f"optimizer must leave {sorted(fixed)} to train(), which has arguments for it"
+        )
 
 
 def config_hash(config: dict[str, Any]) -> str:

@@ -173,9 +173,11 @@ def train(
     )
     log_every = check_integer("log_every", log_every, 1)
     _check_reporting(out, resume, tensorboard, callback)
-    parameter = next(model.parameters(), None)
+    parameter = next((p for p in model.parameters() if p.requires_grad), None)
     if parameter is None:
-        raise ValueError("model has no parameters to train")
+        raise ValueError("model has no parameters to train, or all of them are frozen")
+    if not (scaling is None or isinstance(scaling, Scaling)):
+        raise TypeError(f"scaling must be a Scaling, got {type(scaling).__name__}")
     draw = Batches(
         data,
         batch=settings.batch,

@@ -517,7 +517,7 @@ BAD = {
 def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path, name):
     changes, error, message = BAD[name]
     with pytest.raises(error, match=message):
-        quiet(small(), ROWS, **{"steps": 5, "out": tmp_path / "run", **changes})
+        quiet(**{"model": small(), "data": ROWS, "steps": 5, "out": tmp_path / "run", **changes})
     assert not (tmp_path / "run").exists()
 
 

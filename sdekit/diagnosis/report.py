@@ -71,10 +71,9 @@ class Diagnosis(Records):
             for r in self.rows
             if r["check"] == "time" and DECLARED in r["case"]
         )
-        bound = "at least possible" if self.exact else "for the best linear denoiser"
-        return (
-            f"Its loss is {loss:.4g} of the variance of x_t, over all levels; {floor:.4g} {bound}."
-        )
+        bound = "the least possible" if self.exact else "the best linear denoiser's"
+        share = f"Its loss is {loss:.4g} of the variance of x_t, mean over the levels"
+        return f"{share}; {bound} is {floor:.4g}."
 
     def _cells(self) -> list[list[str]]:
         """Head and rows as text; of the prediction kinds the means over levels alone."""

@@ -140,7 +140,7 @@ WRONG = [(kind, declared) for kind in KINDS for declared in KINDS if kind != dec
 @pytest.mark.parametrize(
     ("process", "kind", "declared"),
     [(PROCESSES[0], *pair) for pair in WRONG]
-    + [(p, *pair) for p in PROCESSES[1:] for pair in WRONG[::3]],
+    + [(p, *pair) for p in PROCESSES[1:] for pair in WRONG[::5]],
 )
 def test_the_kind_that_the_network_predicts_is_named(process, kind, declared):
     alike = (
@@ -168,9 +168,7 @@ def test_the_kind_is_named_from_samples_alone(process, declared, kind):
     ("process", "time"),
     [
         (sk.VP(), "unit"),
-        (sk.VP(), "log_snr"),
         (sk.VP(), "sigma"),
-        (sk.SubVP(), "unit"),
         (sk.Interpolant(), "unit"),
     ],
 )

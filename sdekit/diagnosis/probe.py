@@ -114,10 +114,14 @@ class Probe:
         spectrum = ratio**2 * self.spectrum
         return Probe(self.model, target, x0, self.noise, self.cond, spectrum, mean)
 
-    def share(self, found: Tensor, truth: Tensor, t: float) -> Tensor:
-        """Error of data predictions (n, *event) as a share of the variance of x_t: (n,)."""
-        square = (found - truth).square().flatten(1).mean(1)
-        return square * (float(self.process.alpha(t)) ** 2 / self.power(t))
+    def share(self, found: Tensor, truth: Tensor, j: int) -> Tensor:
+        """Error of data predictions (n, *event) of level j as a share of the variance of x_t: (n,)."""
+        return (found - truth).square().flatten(1).mean(1) * self._signal[j]
+
+    @cached_property
+    def _signal(self) -> list[float]:
+        """alpha^2 / Var x_t of every level."""
+        return [float(self.process.alpha(t)) ** 2 / self.power(t) for t in self.times]
 
 
 def call(model: Denoiser, x: Tensor, t: float, cond: Tensor | None = None) -> Tensor:

@@ -177,11 +177,11 @@ def _losses(
     probe: Probe, found: list[Tensor], exact: list[Tensor] | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Loss, and excess where the exact predictions are given, of each draw at each level: (levels, m)."""
-    places = list(enumerate(probe.times))
-    loss = torch.stack([probe.share(found[j], probe.rows(j)[0], t) for j, t in places])
+    loss = torch.stack([probe.share(x0, probe.rows(j)[0], j) for j, x0 in enumerate(found)])
     if exact is None:
         return loss, None
-    return loss, torch.stack([probe.share(found[j], exact[j], t) for j, t in places])
+    levels = enumerate(zip(found, exact, strict=True))
+    return loss, torch.stack([probe.share(x0, truth, j) for j, (x0, truth) in levels])
 
 
 def _best(every: dict[tuple[str, str], Reading], declared: Reading, floor: Tensor) -> Reading:

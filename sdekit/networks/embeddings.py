@@ -113,6 +113,16 @@ def check_times(t: Tensor, x: Tensor) -> Tensor:
     return t.to(x.dtype)
 
 
+def flat_events(x: Tensor, dim: int) -> Tensor:
+    """x (n, *event) as (n, dim), if an event has that many numbers."""
+    if x.ndim < 1 or math.prod(x.shape[1:]) != dim:
+        raise ValueError(
+            f"x must have shape (n, *event) with {dim} numbers in an event (dim), "
+            f"got {tuple(x.shape)}"
+        )
+    return x.reshape(x.shape[0], dim)
+
+
 def _even(dim: int, name: str = "dim") -> int:
     if check_integer(name, dim, 2) % 2:
         raise ValueError(f"{name} must be even (sines and cosines), got {dim}")

@@ -1,6 +1,5 @@
 """A multilayer perceptron of (x, t) for toy data."""
 
-import math
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdekit.errors import check_integer
-from sdekit.networks.embeddings import TimeFeatures, check_times
+from sdekit.networks.embeddings import TimeFeatures, check_times, flat_events
 
 
 class MLP(nn.Module):
@@ -74,19 +73,11 @@ class MLP(nn.Module):
         Raises:
             ValueError: a shape does not fit, or `cond` is missing or unexpected.
         """
-        inputs = self._with_condition(self._flat(x), cond)
+        inputs = self._with_condition(flat_events(x, self.dim), cond)
         h = F.silu(self.x_in(inputs) + self.time_in(self.features(check_times(t, x))))
         for layer in self.layers:
             h = F.silu(layer(h))
         return self.out(h).reshape(x.shape)
-
-    def _flat(self, x: Tensor) -> Tensor:
-        if x.ndim < 1 or math.prod(x.shape[1:]) != self.dim:
-            raise ValueError(
-                f"x must have shape (n, *event) with {self.dim} numbers in an event (dim), "
-                f"got {tuple(x.shape)}"
-            )
-        return x.reshape(x.shape[0], self.dim)
 
     def _with_condition(self, x: Tensor, cond: Tensor | None) -> Tensor:
         if self.cond_dim == 0:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdekit.errors import check_integer
+from sdekit.networks.embeddings import flat_events
 
 
 class PerStepMLP(nn.Module):
@@ -66,13 +67,8 @@ class PerStepMLP(nn.Module):
         Raises:
             ValueError, TypeError: a shape does not fit, or t does not hold labels of the steps.
         """
-        if x.ndim < 1 or math.prod(x.shape[1:]) != self.dim:
-            raise ValueError(
-                f"x must have shape (n, *event) with {self.dim} numbers in an event (dim), "
-                f"got {tuple(x.shape)}"
-            )
+        h = flat_events(x, self.dim)
         self._check_labels(t, len(x))
-        h = x.reshape(len(x), self.dim)
         for layer in self.trunk:
             h = F.silu(layer(h))
         if t.shape == (1,):

@@ -43,7 +43,8 @@ def target_weights(process: Process, kind: str, t: Number) -> tuple[Number, Numb
         case "score":
             return 0.0, ratio(-1.0, process.sigma(t))
         case "v":
-            return -process.sigma(t), process.alpha(t)
+            alpha, sigma = process.curves(t)
+            return -sigma, alpha
         case _:
             return process.slopes(t)
 
@@ -57,7 +58,7 @@ def conversion(process: Process, given: str, wanted: str, t: Number) -> tuple[Nu
     """
     if given == wanted:
         return 0.0, 1.0
-    alpha, sigma = process.alpha(t), process.sigma(t)
+    alpha, sigma = process.curves(t)
     u, w = target_weights(process, given, t)
     u2, w2 = target_weights(process, wanted, t)
     determinant = u * sigma - w * alpha
@@ -296,7 +297,7 @@ class EDMPrecondition(NetworkModel):
 
     def predict(self, x: Tensor, t: Number, **conditions: Any) -> Tensor:
         """D(y; rho), an estimate of E[x_0 | x_t = x]."""
-        alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+        alpha, sigma = self.process.curves(t)
         if not isinstance(alpha, Tensor) and 0.0 in (alpha, sigma):
             raise ValueError(f"t must have a finite log(sigma / alpha), the time of F; got t = {t}")
         spread = sqrt(sigma * sigma + (alpha * self.sigma_data) ** 2)  # alpha sqrt(rho^2 + data^2)

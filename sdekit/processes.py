@@ -139,6 +139,10 @@ class Process(ABC):
         """Noise rate on [0, T], without cancellation at small t."""
 
     # ---- what follows; override where there is a closed form -------------------------------------
+    def _curves(self, t: Number) -> tuple[Number, Number]:
+        """Signal and noise rate, for less than one after the other where they share work."""
+        return self._alpha(t), self._sigma(t)
+
     def _rates(self, t: Number) -> tuple[Number, Number]:
         """f = d log alpha / dt and g^2 = d sigma^2 / dt - 2 f sigma^2, by automatic differentiation.
 
@@ -189,6 +193,10 @@ class Process(ABC):
         """Noise rate (a standard deviation); t in [0, T]."""
         return self._evaluate(self._sigma, t)
 
+    def curves(self, t: Number) -> tuple[Number, Number]:
+        """(alpha, sigma), for less than one after the other; t in [0, T]."""
+        return self._evaluate_pair(self._curves, t)
+
     def log_snr(self, t: Number) -> Number:
         """log(alpha^2 / sigma^2), decreasing; +inf where sigma = 0, -inf where alpha = 0; t in [0, T]."""
         return self._evaluate(self._log_snr, t)
@@ -230,8 +238,7 @@ class Process(ABC):
             raise ValueError(
                 f"noise must have the shape of x0, {tuple(x0.shape)}, got {tuple(noise.shape)}"
             )
-        curves = self._evaluate_pair(lambda u: (self._alpha(u), self._sigma(u)), t)
-        alpha, sigma = (expand(c, x0) for c in curves)
+        alpha, sigma = (expand(c, x0) for c in self.curves(t))
         return alpha * x0 + sigma * noise
 
     def transition(self, t_from: Number, t_to: Number) -> tuple[Number, Number]:
@@ -318,6 +325,8 @@ class Process(ABC):
             first, second = function(float(t))
             return float(first), float(second)
         first, second = (torch.as_tensor(v).to(t.dtype) for v in function(_widen(t)))
+        if first.shape == t.shape == second.shape:
+            return first, second
         return first.expand(t.shape), second.expand(t.shape)
 
     def _evaluate2(self, function: Callable[[Any, Any], Any], s: Number, t: Number) -> Any:
@@ -415,8 +424,19 @@ class _Scheduled(Process):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.schedule!r})"
 
+    @abstractmethod
+    def _noise(self, B: Number) -> Number:
+        """The noise rate where the integral of beta is B."""
+
+    def _curves(self, t: Number) -> tuple[Number, Number]:
+        B = self.schedule.B(t)
+        return exp(-0.5 * B), self._noise(B)
+
     def _alpha(self, t: Number) -> Number:
         return exp(-0.5 * self.schedule.B(t))
+
+    def _sigma(self, t: Number) -> Number:
+        return self._noise(self.schedule.B(t))
 
     def _scale(self, s: Number, t: Number) -> Number:
         return exp(-0.5 * self.schedule.delta_B(s, t))
@@ -449,8 +469,8 @@ class VP(_Scheduled):
         increments = [float(self.schedule.delta_B(s, t)) for s, t in pairwise(times)]
         return -torch.expm1(-torch.tensor(increments, dtype=torch.float64))
 
-    def _sigma(self, t: Number) -> Number:
-        return sqrt(-expm1(-self.schedule.B(t)))
+    def _noise(self, B: Number) -> Number:
+        return sqrt(-expm1(-B))
 
     def _rates(self, t: Number) -> tuple[Number, Number]:
         beta = self.schedule.beta(t)
@@ -472,8 +492,8 @@ class VP(_Scheduled):
 class SubVP(_Scheduled):
     """Sub-VP: sigma is the *variance* of the VP process with the same beta.  Song et al. 2021, eq. 12."""
 
-    def _sigma(self, t: Number) -> Number:
-        return -expm1(-self.schedule.B(t))
+    def _noise(self, B: Number) -> Number:
+        return -expm1(-B)
 
     def _rates(self, t: Number) -> tuple[Number, Number]:
         beta = self.schedule.beta(t)

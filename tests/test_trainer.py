@@ -35,8 +35,9 @@ from sdekit.ddpm import linear_betas, quadratic_betas, rescale_zero_terminal_snr
 from sdekit.networks import MLP, UNet
 from sdekit.processes import Process
 from sdekit.storage import load_tensors
-from sdekit.training import DenoisingLoss, Plateau, draw_times, excess_loss, fit, minimum_loss
-from sdekit.training.draws import normals, step_generator
+from sdekit.training import DenoisingLoss, Plateau, excess_loss, fit, minimum_loss
+from sdekit.training.draws import AHEAD, normals, step_generator
+from sdekit.training.times import UniformTimes
 
 TOY = GaussianMixture([0.3, 0.7], [-1.4, 0.6], 0.4)
 quiet = partial(train, progress=False)
@@ -253,11 +254,13 @@ def test_run_is_the_loop_written_out(warmup, schedule):
     )  # fmt: skip
     optimizer = torch.optim.AdamW(reference.parameters(), lr=1.0, weight_decay=decay, fused=False)
     average: list[Tensor] = []
+    ahead = AHEAD // 16  # steps that are drawn at once
+    generator = step_generator(seed, 0, "times")
+    times = UniformTimes().draw(16, VP(), generator, batches=ahead).view(ahead, 16)
+    noises = normals(seed, 0, 16, range(16), torch.Size([1]), torch.float64, steps=ahead)
     for k in range(steps):
         x0 = TOY.sample(16, generator=step_generator(seed, k, "data"))
-        t = draw_times(16, VP(), step_generator(seed, k, "times"))
-        noise = normals(seed, k, 16, range(16), x0.shape[1:], torch.float64)
-        loss = DenoisingLoss()(reference, x0, t, noise).mean()
+        loss = DenoisingLoss()(reference, x0, times[k], noises[k]).mean()
         optimizer.zero_grad()
         loss.backward()
         gradients = [p.grad for p in reference.parameters()]

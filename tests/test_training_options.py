@@ -19,8 +19,7 @@ from sdekit.networks import MLP, UNet
 from sdekit.storage import load_tensors
 from sdekit.training import DenoisingLoss, Plateau, fit
 from sdekit.training.batches import Batches
-from sdekit.training.draws import BLOCK, normals, seed_layers
-from sdekit.training.fit import drawn
+from sdekit.training.draws import Draws, seed_layers
 from sdekit.training.times import resolve_times
 from sdekit.world import World
 
@@ -74,20 +73,6 @@ def test_averages_count_optimiser_steps_not_parts():
     quiet(model, TOY, steps=3, batch=12, accumulate=4, callback=lambda s, _: steps.append(s.index))
     assert seen == [3] * 12
     assert steps == [0, 1, 2]
-
-
-@pytest.mark.parametrize("rows", [range(5), range(3, 300), range(256, 512), range(700, 701)])
-def test_normals_belong_to_rows(rows):
-    n, event = 700 + 1, torch.Size([2, 3])
-    draw = partial(normals, 4, 9, n, event=event, dtype=torch.float32)
-    whole = draw(range(n))
-    assert torch.equal(draw(rows), whole[rows.start : rows.stop])
-    assert whole.shape == (n, 2, 3)
-    assert n > 2 * BLOCK
-    # 4 standard errors of the mean and of the variance of 4206 normals
-    assert abs(whole.mean()) < 4 / math.sqrt(whole.numel())
-    assert abs(whole.var() - 1) < 4 * math.sqrt(2 / whole.numel())
-    assert len({x.item() for x in whole[:, 0, 0]}) == n
 
 
 def test_layers_of_processes_are_seeded_apart():
@@ -426,9 +411,8 @@ def test_a_network_compiled_before_the_run_is_compiled_after_it(monkeypatch):
 
 def test_devices_without_float64_are_given_none(monkeypatch):
     """As on MPS."""
-    model, law = small(), resolve_times("importance")
-    monkeypatch.setattr(sys.modules["sdekit.training.fit"], "widest", lambda device: torch.float32)
-    _, t, _, importance, *_ = drawn(model, ROWS, DenoisingLoss(), law, 0, 0)
+    monkeypatch.setattr("sdekit.training.draws.widest", lambda device: torch.float32)
+    t, importance, _ = Draws(VP(), None, resolve_times("importance"), 0)(0, ROWS)
     assert t.dtype == importance.dtype == torch.float32
 
 

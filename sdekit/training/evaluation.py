@@ -9,7 +9,7 @@ from sdekit.elementary import widest
 from sdekit.errors import check_finite
 from sdekit.training.batches import Batches, Data, as_data, check_rows_cond
 from sdekit.training.draws import key, step_generator
-from sdekit.training.fit import Loss, Objective, drawn
+from sdekit.training.fit import Loss, Objective, draws_of
 from sdekit.training.times import TimeLaw
 from sdekit.world import World
 
@@ -66,12 +66,13 @@ class Evaluation:
         """The mean loss, in eval mode; a loss that differentiates the network can be evaluated too."""
         like, world, was = next(module.parameters()), World.current(), module.training
         objective = Objective(module, self.loss, "float32").eval()
+        drawn = draws_of(module, self.loss, self.times, self.seed)
         total = torch.zeros((), dtype=widest(like.device), device=like.device)
         for j in range(world.rank, -(-len(self.rows) // self.batch), world.size):
             rows = slice(j * self.batch, (j + 1) * self.batch)
             x0 = self.rows[rows].to(like)
             batch = x0 if self.cond is None else (x0, self.cond[rows].to(like.device))
-            mean = objective(*drawn(module, batch, self.loss, self.times, self.seed, j))
+            mean = objective(*drawn(j, batch))
             total += mean.detach() * len(x0)
         module.train(was)
         return float(world.total(total)) / len(self.rows)

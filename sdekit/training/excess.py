@@ -201,10 +201,11 @@ def _gap(
         out = torch.cat([reading(model, kind, x, s).to(x_t) for x, s in blocks])
     factor = loss.factor(process, t, kind, kind)
     if loss.norm == "l2":
-        return loss.scaled(out - reading(target.denoiser(process), kind, x_t, t), factor)
+        best = reading(target.denoiser(process), kind, x_t, t)
+        return loss.counted(loss.sizes(out, best), factor)
 
     def over_median(x: Tensor, s: Tensor, found: Tensor) -> Tensor:
         law = marginals(target, process, s, x).affine(x, *conversion(process, "data", kind, s))
         return law.error(found, loss.norm) - law.spread(loss.norm)
 
-    return loss.scaled(in_blocks(target, over_median, x_t, t, out), factor)
+    return loss.counted(in_blocks(target, over_median, x_t, t, out), factor)

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.functional import l1_loss, mse_loss
 
 from sdekit.denoisers import (
     Denoiser,
@@ -84,12 +85,15 @@ class DenoisingLoss:
         """Loss of each sample, (n,), from what the model predicted at x_t."""
         process, kind = model.process, model.prediction
         u, w = target_weights(process, kind, t)
-        error = out - _combine(u, x0, w, noise)
-        return self.scaled(error, self.factor(process, t, kind, kind))
+        sizes = self.sizes(out, _combine(u, x0, w, noise))
+        return self.counted(sizes, self.factor(process, t, kind, kind))
 
-    def scaled(self, error: Tensor, factor: Number) -> Tensor:
-        """Loss of each sample (n,) from its errors (n, *event) and the factor of their squares."""
-        sizes = error.square() if self.norm == "l2" else error.abs()
+    def sizes(self, out: Tensor, target: Tensor) -> Tensor:
+        """Squared or absolute errors, in the shape of the target."""
+        return (mse_loss if self.norm == "l2" else l1_loss)(out, target, reduction="none")
+
+    def counted(self, sizes: Tensor, factor: Number) -> Tensor:
+        """Loss of each sample (n,) from its errors' sizes (n, *event) and the factor of their squares."""
         per_sample = sizes.flatten(1).mean(1) if sizes.ndim > 1 else sizes
         if not isinstance(factor, Tensor):
             return per_sample

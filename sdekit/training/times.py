@@ -55,20 +55,25 @@ class TimeLaw(ABC):
         return t, weights / (high - low)
 
     def draw(
-        self, n: int, process: Process, generator: torch.Generator, labels: int | None = None
+        self,
+        n: int,
+        process: Process,
+        generator: torch.Generator,
+        labels: int | None = None,
+        *,
+        batches: int = 1,
     ) -> Tensor:
-        """`n` times, float64 (n,): a function of n and the generator alone.
+        """`n` times for each of some batches, one after another, float64 (batches * n,).
 
-        Stratified times are spaced equally in probability, (u + i / n) mod 1 with one u (Kingma et al. 2021,
-        appendix I.1): the law of each is the same wherever it stands in the batch, and the batch has less
-        variance. With `labels` = N they are steps i T / N, i = 1 .. N, of a chain.
+        Stratified times are spaced equally in probability, (u + i / n) mod 1 with one u a batch (Kingma et
+        al. 2021, appendix I.1): the law of each is the same wherever it stands in the batch, whose mean has
+        less variance. With `labels` = N they are steps i T / N, i = 1 .. N, of a chain.
         """
+        each = 1 if self.stratified else n
+        u = torch.rand(batches, each, generator=generator, dtype=torch.float64)
         if self.stratified:
-            offset = torch.rand((), generator=generator, dtype=torch.float64)
-            u = (torch.arange(n, dtype=torch.float64) / n + offset) % 1
-        else:
-            u = torch.rand(n, generator=generator, dtype=torch.float64)
-        return self.quantile(u, process, labels)
+            u = (u + torch.arange(n, dtype=torch.float64) / max(n, 1)) % 1
+        return self.quantile(u.flatten(), process, labels)
 
 
 @dataclass(frozen=True)

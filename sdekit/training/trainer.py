@@ -195,7 +195,17 @@ def train(
         enter = stack.enter_context
         enter(_forked(parameter.device))
         enter(_training(model, check_flag("compile", compile)))
-        watch = _Watch(state, settings, folder, every, keep, callback, enter(signals()), world)
+        watch = _Watch(
+            state,
+            settings,
+            folder,
+            every,
+            keep,
+            callback,
+            enter(signals()),
+            world,
+            parameter.device,
+        )
         if folder is not None:
             watch.last = enter(_held(folder, state, resume, world))
         shown = folder.parent if folder is not None and world.writes else None
@@ -229,16 +239,17 @@ class _Watch:
     #: Filled by a signal to this process.
     stopped: list[Callable[[Path | None], None]]
     world: World
+    device: torch.device
     last: Path | None = None
     #: A signal came, to this process or another.
     interrupted: bool = False
 
     def ends(self, step: Step) -> bool:
         """Whether the run is to end here, in every process alike."""
-        state, world, device = self.state, self.world, device_of(self.state.model)  # type: ignore[arg-type]
+        state, world = self.state, self.world
         asked = world.writes and self.callback and self.callback(step, state.average.module)
-        self.interrupted = world.any(bool(self.stopped), device)
-        halt = self.interrupted or world.any(bool(asked), device)
+        self.interrupted = world.any(bool(self.stopped), self.device)
+        halt = self.interrupted or world.any(bool(asked), self.device)
         due = state.step % self.every == 0 or state.step in (self.settings.steps, state.best)
         if self.folder and (due or halt or state.exhausted(self.settings.patience)):
             writes = world.writes

@@ -204,6 +204,8 @@ test_bad_input = bad_input(
     [
         ("levels", lambda: excess_by_level(MODEL, TWO_MODES, levels=0), ValueError, ["levels"]),
         ("levels float", lambda: excess_by_level(MODEL, TWO_MODES, levels=2.0), TypeError, ["lev"]),
+        ("target", lambda: excess_by_level(MODEL, torch.ones(3, 1)), TypeError, ["target"]),
+        ("target in all", lambda: excess_loss(MODEL, torch.ones(3, 1)), TypeError, ["target"]),
         ("n", lambda: excess_by_level(MODEL, TWO_MODES, n=1), ValueError, ["n must be >= 2"]),
         ("loss", lambda: excess_loss(MODEL, TWO_MODES, loss="l1"), TypeError, ["loss", "'l1'"]),
         ("times", lambda: excess_loss(MODEL, TWO_MODES, times=1), TypeError, ["times"]),

@@ -384,6 +384,7 @@ def test_drawn_minima_are_a_function_of_the_seed(toy2):
 
 test_bad_input = bad_input(
     [
+        ("target", lambda: minimum_loss(torch.randn(9, 1), VP()), TypeError, ["target", "Tensor"]),
         ("loss", lambda: minimum_loss(UNIT, VP(), loss="simple"), TypeError, ["loss", "'simple'"]),
         ("times", lambda: minimum_loss(UNIT, VP(), times="often"), ValueError, ["times", "often"]),
         ("labels", lambda: minimum_loss(UNIT, VP(), labels=0), ValueError, ["labels", ">= 1"]),

@@ -160,6 +160,8 @@ def _check_dropout(
     """The probability, and what replaces a condition, as a tensor that fits one row."""
     dropout = check_number("cond_dropout", dropout, 0, 1, open_high=True)
     if not dropout:
+        if null is not None:
+            raise ValueError("cond_null is what cond_dropout= puts in; give both or neither")
         return 0.0, None
     if cond is None or null is None:
         raise ValueError(

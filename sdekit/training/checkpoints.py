@@ -38,7 +38,9 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     config: dict[str, Any]
     step: int = 0
+    #: Batch loss and gradient norm of every step.
     losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
     #: (step, loss of the average) of every evaluation.
     validation: list[tuple[int, float]] = field(default_factory=list)
 
@@ -113,7 +115,8 @@ class TrainingState:
         load_weights(self.model, _with_prefix(training, "model."), path)
         load_weights(self.average.module, _with_prefix(average, "model."), path)
         self._restore_optimizer(_with_prefix(training, "optimizer."), header["optimizer"])
-        self.step, self.losses = int(header["step"]), training["losses"].tolist()
+        self.step = int(header["step"])
+        self.losses, self.norms = training["losses"].tolist(), training["norms"].tolist()
         self.validation = [(int(step), loss) for step, loss in header["validation"]]
 
     def check_describable(self) -> None:
@@ -136,6 +139,7 @@ class TrainingState:
         """Weights, losses, and the tensors of the optimiser."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        tensors["norms"] = torch.tensor(self.norms, dtype=torch.float64)
         slots = self.optimizer.state_dict()["state"]
         return tensors | {
             f"optimizer.{i}.{k}": v

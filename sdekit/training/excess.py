@@ -18,7 +18,7 @@ from sdekit.errors import check_integer, generator_of
 from sdekit.processes import Process
 from sdekit.records import Records, number
 from sdekit.training.losses import DenoisingLoss, labels_of, reading
-from sdekit.training.minima import denoising, draw_states, kinks, least, per_time
+from sdekit.training.minima import check_target, denoising, draw_states, kinks, least, per_time
 from sdekit.training.posterior import in_blocks, marginals
 from sdekit.training.times import TimeLaw, draw_times, resolve_times
 
@@ -98,6 +98,7 @@ def excess_loss(
     Raises:
         ValueError, TypeError: an argument.
     """
+    check_target(target)
     chosen, law = denoising(loss), resolve_times(times)
     check_integer("n", n, 2)
     process, generator, labels = model.process, generator_of(seed), labels_of(model)
@@ -136,6 +137,7 @@ def excess_by_level(
     Raises:
         ValueError, TypeError: an argument.
     """
+    check_target(target)
     chosen, law, levels = denoising(loss), resolve_times(times), check_integer("levels", levels, 1)
     process, generator, labels = model.process, generator_of(seed), labels_of(model)
     edges = _edges(process, labels, levels)

@@ -5,13 +5,12 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from sdekit.storage import save_text
-from sdekit.training.fit import Step
 
 Row = dict[str, float | str]
-Report = Callable[[Step, float], None]
 COLUMNS: tuple[str, ...] = ("step", "loss", "gradient_norm", "rate", "validation")
 
 
@@ -36,25 +35,19 @@ class Reports:
     def __init__(self, bar: Any, sinks: list[Callable[[Row], None]], every: int) -> None:
         self.bar, self.sinks, self.every = bar, sinks, every
         self._smooth: float | None = None
-        self._since: list[Step] = []
 
-    def step(self, step: Step, rate: float) -> None:
-        """A step has been taken at a learning rate."""
+    def step(self, losses: list[float], norms: list[float], rate: float) -> None:
+        """The last of these steps has been taken, at a learning rate."""
+        steps, loss = len(losses), losses[-1]
         if self.bar is not None:
-            last = step.loss if self._smooth is None else self._smooth
-            self._smooth = 0.98 * last + 0.02 * step.loss
-            if step.index % 20 == 0:
+            last = loss if self._smooth is None else self._smooth
+            self._smooth = 0.98 * last + 0.02 * loss
+            if steps % 20 == 0:
                 self.bar.set_postfix(loss=f"{self._smooth:.4f}", refresh=False)
             self.bar.update()
-        if not self.sinks:
-            return
-        self._since.append(step)
-        if (step.index + 1) % self.every == 0:
-            n = len(self._since)
-            loss = sum(s.loss for s in self._since) / n
-            norm = sum(s.gradient_norm for s in self._since) / n
-            self._since = []
-            self._write({"loss": loss, "gradient_norm": norm, "rate": rate}, step.index + 1)
+        if self.sinks and steps % self.every == 0:
+            loss, norm = (fmean(values[-self.every :]) for values in (losses, norms))
+            self._write({"loss": loss, "gradient_norm": norm, "rate": rate}, steps)
 
     def evaluation(self, steps: int, loss: float) -> None:
         """The average's loss on held-out data after so many steps."""

@@ -71,6 +71,7 @@ def minimum_with_error(
     seed: int = 0,
 ) -> tuple[float, float]:
     """`minimum_loss` and its standard error, which is 0 where nothing is drawn."""
+    check_target(target)
     chosen, law = denoising(loss), resolve_times(times)
     labels = None if labels is None else check_integer("labels", labels, 1)
     n, generator = check_integer("n", n, 1), generator_of(seed)
@@ -87,6 +88,12 @@ def denoising(loss: Any) -> DenoisingLoss:
             f"loss must be a DenoisingLoss, or have one of the same mean as .denoising, got {loss!r}"
         )
     return found
+
+
+def check_target(target: Any) -> None:
+    """Raise unless the law of the data is a mixture: of samples nobody knows the least loss."""
+    if not isinstance(target, GaussianMixture):
+        raise TypeError(f"target must be a GaussianMixture, got {type(target).__name__}")
 
 
 def kinks(loss: DenoisingLoss, process: Process) -> list[float]:

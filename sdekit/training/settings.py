@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import platform
 from collections.abc import Callable
@@ -70,6 +71,23 @@ class Settings:
         return lambda k: (
             self.lr * (min(1.0, (k + 1) / self.warmup) if self.warmup else 1.0) * factor(k)
         )
+
+    def built_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser of a model's parameters; one without weight decay is not asked for it."""
+        known = inspect.signature(self.optimizer).parameters
+        takes = "weight_decay" in known or any(p.kind is p.VAR_KEYWORD for p in known.values())
+        if self.weight_decay and not takes:
+            raise ValueError(
+                f"weight_decay must be 0 for {name_of(self.optimizer)}, which has none, got "
+                f"{self.weight_decay:g}"
+            )
+        decay = {"weight_decay": self.weight_decay} if takes else {}
+        optimizer = self.optimizer(model.parameters(), lr=self.lr, **decay)
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise ValueError(
+                "optimizer must step from one gradient, got LBFGS, which asks for more"
+            )
+        return optimizer
 
     def recorded(self, model: Denoiser, draw: Batches) -> dict[str, Any]:
         """What a checkpoint keeps, with the model's side and the data's; JSON-able."""

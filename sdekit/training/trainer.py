@@ -119,8 +119,8 @@ def train(
         seed: of everything random in the run.
         batch: samples a step, over all processes and parts.
         accumulate: parts that a batch goes through the network in, where memory is short.
-        optimizer: called as optimizer(parameters, lr=, weight_decay=): a class of `torch.optim`, or a
-            `functools.partial` of one with its other arguments.
+        optimizer: called as optimizer(parameters, lr=), and weight_decay= if it has one: a class of
+            `torch.optim`, or a `functools.partial` of one with its other arguments.
         lr: peak learning rate, after `warmup` steps of linear rise.
         warmup: steps of the rise.
         schedule: "cosine" (falls to 0 at the last step), "constant", or an instance such as `Plateau()`.
@@ -272,9 +272,7 @@ class _Watch:
 
 def _fresh(model: nn.Module, settings: Settings, draw: Batches) -> TrainingState:
     """The state before step 0."""
-    optimizer = settings.optimizer(
-        model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
-    )
+    optimizer = settings.built_optimizer(model)
     _fuse(optimizer)
     assert isinstance(model, Denoiser)
     average = Average(model, settings.half_life)
@@ -317,7 +315,8 @@ def _steps(
         state.average.follow(step.index)
         state.step = step.index + 1
         state.losses.append(step.loss)
-        report.step(step, state.optimizer.param_groups[0]["lr"])
+        state.norms.append(step.gradient_norm)
+        report.step(state.losses, state.norms, state.optimizer.param_groups[0]["lr"])
         last = state.step == settings.steps
         if evaluate is not None and (last or state.step % settings.evaluate_every == 0):
             state.validation.append((state.step, evaluate(state.average.module)))

@@ -48,9 +48,10 @@ class Config:
     """What can be chosen."""
 
     targets: str = option("two-mode,ramp", "what is learned")
-    steps: int = option(4_000, "optimiser steps")
+    steps: int = option(4_000, "optimiser steps of 512 points")
+    long_steps: int = option(10_000, "steps of 2,048 points, with the likelihood weighting")
     points: int = option(10_000, "points of the finite training sets")
-    seeds: int = option(2, "networks, and training sets")
+    seeds: int = option(3, "networks, and training sets")
     draws: int = option(50_000, "samples drawn from the first network, five times")
     prediction: str = option("v", "what the networks predict: noise, v or data")
     hidden: int = option(128, "width of their three layers")
@@ -152,7 +153,7 @@ def estimate(arm: Arm, folder: Path) -> dict[str, Any]:
     began, data = time.process_time(), target if arm.method == ENDLESS else points
     keywords: Any = {"steps": arm.steps, "seed": arm.seed, "progress": False}
     if arm.method == LIKELIHOOD:
-        keywords |= {"loss": DenoisingLoss("likelihood"), "times": "importance"}
+        keywords |= {"loss": DenoisingLoss("likelihood"), "times": "importance", "batch": 2_048}
     result = sk.train(model, data, **keywords)
     about = {"training seconds": time.process_time() - began}
     model = result.model
@@ -279,10 +280,12 @@ def excesses(summaries: dict[str, dict[str, dict[str, Any]]]) -> Any:
 
 def arms_of(config: Config, name: str) -> list[Arm]:
     """Networks on endless and on few points, and kernels; each with every seed."""
-    shape = config.points, config.steps, config.prediction, config.hidden
-    return grid(
-        Arm(name, "", *shape), method=[ENDLESS, FEW, LIKELIHOOD, *RULES], seed=range(config.seeds)
-    )
+
+    def arms(methods: list[str], steps: int) -> list[Arm]:
+        base = Arm(name, "", config.points, steps, config.prediction, config.hidden)
+        return grid(base, method=methods, seed=range(config.seeds))
+
+    return [*arms([ENDLESS, FEW, *RULES], config.steps), *arms([LIKELIHOOD], config.long_steps)]
 
 
 def studied(config: Config, name: str, out: Path) -> tuple[SweepTable, dict[str, dict[str, Any]]]:
@@ -330,5 +333,12 @@ def run(config: Config, out: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    hurried = {"targets": "two-mode", "steps": 100, "seeds": 1, "draws": 500, "points": 1_000}
+    hurried = {
+        "targets": "two-mode",
+        "steps": 100,
+        "long_steps": 100,
+        "seeds": 1,
+        "draws": 500,
+        "points": 1_000,
+    }
     study(run, Config, quick=hurried)

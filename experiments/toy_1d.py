@@ -31,6 +31,7 @@ from sdekit.data.toys import Line, Ramp, TwoMode
 from sdekit.ddpm import linear_betas
 from sdekit.errors import check_choice
 from sdekit.pde import Density1D, sampler_density
+from sdekit.quadrature import even_panels
 from sdekit.training import DenoisingLoss
 
 CHAIN = sk.DDPM(linear_betas(200, 1e-4, 0.2))
@@ -82,17 +83,8 @@ def diffusible(target: Line) -> sk.GaussianMixture:
     if isinstance(target, TwoMode):
         return target.mixture
     low, high = target.quantile(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
-    x, weight = _panels(low, high, 0.02, 10)
+    x, weight = even_panels(low, high, 0.02, 10)
     return sk.GaussianMixture(weight * target.log_prob(x[:, None]).exp(), x, 0.0)
-
-
-def _panels(low: float, high: float, width: float, nodes: int) -> tuple[Tensor, Tensor]:
-    """Gauss-Legendre nodes and weights on panels no wider than this."""
-    count = math.ceil((high - low) / width)
-    x, weight = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(nodes))
-    step = (high - low) / count
-    starts = low + step * torch.arange(count, dtype=torch.float64)
-    return (starts[:, None] + step * (x + 1) / 2).flatten(), (weight * step / 2).repeat(count)
 
 
 @functools.cache
@@ -135,7 +127,7 @@ def distances(law: Density1D, target: Line, log_prob: Any = None) -> dict[str, f
     `log_prob` is the law's where it is known below round-off of the density's peak.
     """
     low, high = target.quantile(torch.tensor([1e-9, 1 - 1e-9], dtype=torch.float64)).tolist()
-    x, weight = _panels(low, high, 0.02, 8)
+    x, weight = even_panels(low, high, 0.02)
     log_p, log_q = target.log_prob(x[:, None]), (log_prob or law.log_prob)(x)
     return {"W1": law.w1(target), "KL": float((weight * log_p.exp() * (log_p - log_q)).sum())}
 

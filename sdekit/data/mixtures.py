@@ -18,6 +18,7 @@ from sdekit.denoisers import Denoiser
 from sdekit.elementary import Number
 from sdekit.errors import check_integer, check_number, generator_of
 from sdekit.processes import Process, expand
+from sdekit.quadrature import panels
 
 Values = Tensor | float | Iterable[Any]
 
@@ -225,14 +226,10 @@ class GaussianMixture:
         nine standard deviations: about 1e-12.
         """
         self._require_1d("quadrature")
-        from numpy.polynomial.legendre import leggauss
-
         z = torch.arange(-9, 9.5, 0.5, dtype=torch.float64)
         cuts = (self.means + self.variances.sqrt() * z).flatten().sort().values
-        nodes, weights = (torch.from_numpy(v) for v in leggauss(8))
-        half = 0.5 * cuts.diff()[:, None]
-        x = (cuts[:-1, None] + half + half * nodes).reshape(-1, 1)
-        return x, (half * weights).flatten() * self.log_prob(x).exp()
+        x, weights = panels(cuts)
+        return x[:, None], weights * self.log_prob(x[:, None]).exp()
 
     # ---- diffusion -------------------------------------------------------------------------------
     def at(self, process: Process, t: float) -> "GaussianMixture":

@@ -9,6 +9,7 @@ from numpy.polynomial import legendre
 from torch import Tensor
 
 from sdekit.metrics.arguments import exact
+from sdekit.quadrature import rule
 
 # Panels of the unit interval are not halved below this width: beyond it 1 - u has no digits.
 _NARROWEST = 2.0**-50
@@ -17,7 +18,7 @@ _TOLERANCE = 1e-13
 
 # Gauss-Legendre nodes on [-1, 1], weights that give the mean over it, and the matrix that takes
 # values at the nodes to Legendre coefficients.
-_NODES, _WEIGHTS = (torch.from_numpy(part) for part in legendre.leggauss(12))
+_NODES, _WEIGHTS = rule(12)
 _WEIGHTS = _WEIGHTS / 2
 _TO_SERIES = _WEIGHTS[:, None] * torch.from_numpy(legendre.legvander(_NODES.numpy(), 11))
 _TO_SERIES = _TO_SERIES * (2 * torch.arange(12) + 1)

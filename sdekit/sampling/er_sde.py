@@ -9,9 +9,9 @@ import numpy as np
 
 from sdekit.errors import check_integer, check_number
 from sdekit.processes import Node, Process
+from sdekit.quadrature import even_panels
 from sdekit.sampling.grids import LogSNR, TimeGrid
 from sdekit.sampling.multistep import Past, integrated_lagrange, weighted
-from sdekit.sampling.quadrature import panels
 from sdekit.sampling.sampler import PlanSampler
 from sdekit.sampling.tape import Form, Tape
 
@@ -82,7 +82,8 @@ class ERSDE(PlanSampler):
     def moments(self, start: float, end: float, count: int) -> list[float]:
         """phi(end) int (rho - start)^j d(1 / phi) from start down to end, for j = 0 .. count - 1."""
         _, steepest = self._log_noise(np.array([start]))
-        places, weights = panels(log(end), log(start), 1 / (1 + float(steepest[0])))
+        width = 1 / (1 + float(steepest[0]))
+        places, weights = (v.numpy() for v in even_panels(log(end), log(start), width))
         rho = np.exp(places)
         log_noise, slope = self._log_noise(rho)
         (last,), _ = self._log_noise(np.array([end]))

@@ -31,6 +31,7 @@ import torch
 
 from sdekit.errors import check_choice, check_flag, check_integer, check_number
 from sdekit.processes import Node, Process
+from sdekit.quadrature import even_panels
 from sdekit.sampling.exponential import (
     PREDICTIONS,
     Semilinear,
@@ -39,7 +40,6 @@ from sdekit.sampling.exponential import (
     phi,
 )
 from sdekit.sampling.grids import Beta, LogSNR, Power, TimeGrid
-from sdekit.sampling.quadrature import panels
 from sdekit.sampling.sampler import PlanSampler
 from sdekit.sampling.tape import Form, Tape
 
@@ -171,7 +171,9 @@ class _AdamsBashforth(_Exponential):
     def _integral(self, process: Process, past: Past, t: Node) -> Form:
         s, flow = past[0][0], self._flow
         # Sixteen Gauss-Legendre points to a unit of rate k leave nothing but rounding, in any clock.
-        half_log_snr, weights = panels(s.half_log_snr, t.half_log_snr, 1 / (1 + self.tau**2), 16)
+        width = 1 / (1 + self.tau**2)
+        rule = even_panels(s.half_log_snr, t.half_log_snr, width, 16)
+        half_log_snr, weights = (v.numpy() for v in rule)
         weights = weights * flow.kernel(half_log_snr, t)
         here = self.clock.clock(process, s.t)
         readings = self.clock.at_log_snr(process, torch.from_numpy(2 * half_log_snr))

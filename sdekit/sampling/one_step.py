@@ -9,8 +9,8 @@ import torch
 
 from sdekit.errors import check_choice, check_number
 from sdekit.processes import Node, Process
+from sdekit.quadrature import even_panels
 from sdekit.sampling.grids import Angle, Power, TimeGrid
-from sdekit.sampling.quadrature import panels
 from sdekit.sampling.sampler import PlanSampler
 from sdekit.sampling.tape import Form, Tape
 
@@ -54,7 +54,7 @@ def integrated_g2(process: Process, s: float, t: float) -> float:
     the kinks of a tabulated beta are gone.
     """
     width = -float(process.delta_log_snr(s, t))
-    places, weights = (torch.from_numpy(v) for v in panels(0.0, width, 2.0))
+    places, weights = even_panels(0.0, width, 2.0)
     sigma = torch.as_tensor(process.sigma(process.time_at_log_snr(process.log_snr(s) - places)))
     return float(weights @ sigma.square())
 

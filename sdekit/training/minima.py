@@ -13,9 +13,9 @@ from torch import Tensor
 from sdekit.data.mixtures import GaussianMixture
 from sdekit.errors import check_integer, generator_of
 from sdekit.processes import Process
+from sdekit.quadrature import integrate
 from sdekit.training.losses import DenoisingLoss
 from sdekit.training.posterior import in_blocks, marginals
-from sdekit.training.quadrature import integrate
 from sdekit.training.times import TimeLaw, resolve_times
 
 #: Numbers (points, components, coordinates) worked on at once.

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sdekit.errors import check_choice, check_flag, check_integer, check_number
 from sdekit.processes import Process
+from sdekit.quadrature import gauss_legendre
 from sdekit.schedules import Tabulated
-from sdekit.training.quadrature import gauss_legendre
 
 
 class TimeLaw(ABC):

@@ -18,6 +18,7 @@ from sdekit.data.mixtures import GaussianMixture
 from sdekit.data.toys.plane import Plane
 from sdekit.data.toys.toy import MixtureToy, complex_normals, uniforms
 from sdekit.errors import check_number
+from sdekit.quadrature import even_panels
 
 #: Gauss-Legendre nodes on a panel.
 _NODES = 10
@@ -50,18 +51,12 @@ class Curve(MixtureToy, Plane):
 
     def _rule(self, low: float, high: float) -> tuple[Tensor, Tensor]:
         """Nodes and weights on panels within which neither the bell nor the curve turns much."""
-        from numpy.polynomial.legendre import leggauss
-
         length = (high - low) * self._speed
         if length > 2 * self.noise * _PANELS:
             raise ValueError(
                 f"noise must be at least {length / (2 * _PANELS):.2g} for a density, got {self.noise}"
             )
-        panels = math.ceil(length / min(2 * self.noise, self._radius))
-        width = (high - low) / panels
-        x, w = (torch.from_numpy(v) for v in leggauss(_NODES))
-        starts = low + width * torch.arange(panels, dtype=torch.float64)
-        return (starts[:, None] + width * (x + 1) / 2).flatten(), (w * width / 2).repeat(panels)
+        return even_panels(low, high, min(2 * self.noise, self._radius) / self._speed, _NODES)
 
     @property
     @abstractmethod

@@ -1,8 +1,8 @@
 """Integrals by Gauss-Legendre panels: given ones, and ones that are halved until nothing changes."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -10,14 +10,38 @@ from torch import Tensor
 _POINTS, _DEPTH = 8, 40
 
 
+@cache
+def rule(order: int) -> tuple[Tensor, Tensor]:
+    """Gauss-Legendre nodes and weights on [-1, 1], float64 (order,) each."""
+    from numpy.polynomial.legendre import leggauss
+
+    points, weights = leggauss(order)
+    return torch.from_numpy(points), torch.from_numpy(weights)
+
+
+def panels(cuts: Tensor, order: int = 8) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of the integral over the panels between cuts, `order` a panel."""
+    points, weights = rule(order)
+    half = 0.5 * cuts.diff()[:, None]
+    return (cuts[:-1, None] + half * (points + 1)).flatten(), (half * weights).flatten()
+
+
+def even_panels(low: float, high: float, width: float, order: int = 8) -> tuple[Tensor, Tensor]:
+    """Nodes and weights on [low, high], in equal panels no wider than `width`.
+
+    Where the integrand is analytic within pi of the line, as a logistic function is, panels of width 2 leave
+    an error of 1e-12 with eight points.
+    """
+    count = max(1, math.ceil((high - low) / width))
+    return panels(torch.linspace(low, high, count + 1, dtype=torch.float64), order)
+
+
 def gauss_legendre(
     cuts: Sequence[float], total: int = 600, most: int = 24
 ) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the integral over the panels between cuts: about `total`, 2 to `most` a panel."""
-    points, weights = _rule(max(2, min(most, total // len(cuts))))
-    ends = torch.tensor(list(pairwise(cuts)), dtype=torch.float64)
-    half = 0.5 * (ends[:, 1:] - ends[:, :1])
-    return (ends[:, :1] + half * (points + 1)).flatten(), (half * weights).flatten()
+    """Nodes and weights on the panels between cuts: about `total` nodes, 2 to `most` a panel."""
+    order = max(2, min(most, total // len(cuts)))
+    return panels(torch.tensor(cuts, dtype=torch.float64), order)
 
 
 def integrate(
@@ -52,16 +76,8 @@ def _panels(
     function: Callable[[Tensor, Tensor], Tensor], row: Tensor, low: Tensor, high: Tensor
 ) -> Tensor:
     """The integral over each panel."""
-    points, weights = _rule(_POINTS)
+    points, weights = rule(_POINTS)
     half = 0.5 * (high - low)[:, None]
     x = low[:, None] + half * (points + 1)
     values = function(row.repeat_interleave(_POINTS), x.flatten()).view(x.shape)
     return (values * half * weights).sum(1)
-
-
-@cache
-def _rule(order: int) -> tuple[Tensor, Tensor]:
-    from numpy.polynomial.legendre import leggauss
-
-    points, weights = leggauss(order)
-    return torch.from_numpy(points), torch.from_numpy(weights)

@@ -184,7 +184,9 @@ def image_grids(groups: Mapping[str, Tensor], *, columns: int = 8, title: str = 
     height = max(-(-len(images) // columns) for images in groups.values()) / columns
     wide = min(len(groups), 3)
     tall = -(-len(groups) // wide)
-    figure, panels = figure_of(tall, wide, (3.4 * wide, (3.4 * height + 0.35) * tall + 0.4))
+    lines = 1 + max(name.count("\n") for name in groups)
+    room = (3.3 * height + 0.14 + 0.2 * lines) * tall + (0.35 if title else 0.0)
+    figure, panels = figure_of(tall, wide, (3.4 * wide, room))
     for axes in panels[len(groups) :]:
         axes.set_visible(False)
     for axes, (name, images) in zip(panels, groups.items(), strict=False):

@@ -69,7 +69,7 @@ def test_every_picture_is_written_labelled_and_whole(name, tmp_path):
     assert path == tmp_path / "new" / "folder" / "p.png"
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     picture = imread(path)
-    assert min(picture.shape[:2]) > 250
+    assert min(picture.shape[:2]) > 200
     assert picture[..., :3].std() > 0.02  # something is drawn
     # A picture whose legend or title is cut off has ink in its outermost pixels.
     for edge in (picture[0], picture[-1], picture[:, 0], picture[:, -1]):

@@ -487,16 +487,10 @@ def _network(source: Any) -> tuple[Any, tuple[int, ...]]:
 def _load(path: Path) -> tuple[Any, tuple[int, ...], Any]:
     """The averaged model of a checkpoint (or of a run's newest), the shape of its samples, their scaling."""
     from sdekit.data.images import Scaling
-    from sdekit.denoisers import NetworkModel
+    from sdekit.denoisers import NetworkModel, model_file
     from sdekit.storage import load_tensors
-    from sdekit.training.checkpoints import MODEL, checkpoints
 
-    if path.is_dir() and not (path / MODEL).exists():
-        found = checkpoints(path / "checkpoints")
-        if not found:
-            raise FileNotFoundError(f"{path} holds no checkpoints/step-*")
-        path = found[-1]
-    path = path / MODEL if path.is_dir() else path
+    path = model_file(path)
     model, config = NetworkModel.load(path), load_tensors(path)[1].get("config", {})
     event, scaling = config.get("event"), config.get("scaling")
     if event is None and not hasattr(model.network, "dim"):

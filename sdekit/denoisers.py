@@ -192,11 +192,10 @@ class NetworkModel(nn.Module, Denoiser):
     ) -> Self:
         """The model in a file written by `save`, or by `train`, in eval mode; no code in the file is run.
 
-        A checkpoint's folder is read as its averaged model. A network or process of your own class cannot
-        be rebuilt by name: give an instance.
+        A checkpoint's folder is read as its averaged model, a run's as that of its newest checkpoint. A
+        network or process of your own class cannot be rebuilt by name: give an instance.
         """
-        path = Path(path)
-        path = path / "model.safetensors" if path.is_dir() else path
+        path = model_file(Path(path))
         tensors, header = load_tensors(path)
         if "model" not in header:
             raise CheckpointError(f"{path} holds no model, only {sorted(header)}")
@@ -210,6 +209,17 @@ class NetworkModel(nn.Module, Denoiser):
             model.network.to(dtypes.pop())
         load_weights(model.network, weights, path)
         return model.eval()
+
+
+def model_file(path: Path) -> Path:
+    """The file that a model is in: itself, or in the folder of a checkpoint or of a run."""
+    if not path.is_dir():
+        return path
+    newest = [path, *sorted(path.glob("checkpoints/step-" + 8 * "[0-9]"))][-1]
+    file = newest / "model.safetensors"
+    if newest == path and not file.exists():
+        raise FileNotFoundError(f"{path} holds no checkpoints/step-* and no {file.name}")
+    return file
 
 
 class NetworkDenoiser(NetworkModel):

@@ -431,3 +431,11 @@ def test_a_used_model_is_still_the_same(tmp_path):
 def test_a_path_may_be_text_and_its_folder_new(tmp_path):
     quick([DDIM()], (4,), resume=str(tmp_path / "a" / "b" / "r"))
     assert Path(tmp_path / "a" / "b" / "r").is_file()
+
+
+def test_a_sampler_that_asks_an_exact_model_for_its_mixture_runs():
+    table = compare(
+        EXACT, [Ancestral("optimal"), Ancestral("beta")], steps=[10], truth=TARGET, n=200
+    )
+    assert [row["error"] for row in table.rows] == ["", ""]
+    assert all(row["W1"] < 0.5 for row in table.rows)

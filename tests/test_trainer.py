@@ -935,3 +935,19 @@ def test_an_array_is_the_tensor_it_holds():
         for data in (ROWS, ROWS.numpy())
     ]
     assert torch.equal(*runs)
+
+
+def test_a_model_is_loaded_from_a_file_a_checkpoint_or_a_run(tmp_path):
+    result = quiet(small(), TOY, steps=4, batch=8, checkpoint_every=2, out=tmp_path / "run")
+    first = tmp_path / "run" / "checkpoints" / "step-00000002"
+    want = NetworkDenoiser.load(result.checkpoint)
+    for place in (result.checkpoint / "model.safetensors", tmp_path / "run"):
+        for ours, theirs in zip(
+            NetworkDenoiser.load(place).parameters(), want.parameters(), strict=True
+        ):
+            assert torch.equal(ours, theirs)
+    earlier = NetworkDenoiser.load(first)
+    assert not torch.equal(next(earlier.parameters()), next(want.parameters()))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"empty holds no checkpoints/step-\* and no model"):
+        NetworkDenoiser.load(tmp_path / "empty")

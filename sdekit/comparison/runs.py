@@ -124,6 +124,10 @@ class TimedDenoiser(Denoiser):
         with self._clock(x):
             return self._denoiser.predict(x, t, **conditions)
 
+    def __getattr__(self, name: str) -> Any:
+        """What else there is to know of the denoiser, such as the mixture of an exact one."""
+        return getattr(self._denoiser, name)
+
     @contextmanager
     def _clock(self, x: Tensor) -> Iterator[None]:
         began = time.perf_counter()

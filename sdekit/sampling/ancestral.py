@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdekit.data.mixtures import ExactDenoiser, GaussianMixture
+from sdekit.data.mixtures import GaussianMixture
 from sdekit.denoisers import Denoiser, evaluating
 from sdekit.errors import check_choice, check_finite, check_integer, check_seed
 from sdekit.processes import Node, Process
@@ -153,12 +153,12 @@ def posterior_variances(
     """
     samples, generator = check_integer("samples", samples, 2), _own_generator(seed)
     if data is None:
-        if not isinstance(denoiser, ExactDenoiser):
+        mixture = getattr(denoiser, "mixture", None)
+        if not isinstance(mixture, GaussianMixture):
             raise ValueError(
                 "the optimal variance of a trained model is an average over data: give data=, draws of x_0 "
                 "(n, *event) from the training set or from the model itself (sample(...).x)"
             )
-        mixture = denoiser.mixture
         if len(mixture.means) == 1 or mixture.dim == 1:
             return [_exact_average(mixture, denoiser.process, t) for t in times]
         data = mixture.sample(samples, generator=generator)

@@ -277,7 +277,8 @@ def arms_of(config: Config, name: str) -> list[Arm]:
         base = Arm(name, "", config.points, steps, config.prediction, config.hidden)
         return grid(base, method=methods, seed=range(config.seeds))
 
-    return [*arms([ENDLESS, FEW, *RULES], config.steps), *arms([LIKELIHOOD], config.long_steps)]
+    trained = [*arms([ENDLESS, FEW], config.steps), *arms([LIKELIHOOD], config.long_steps)]
+    return [*trained, *arms(list(RULES), 0)]
 
 
 def studied(config: Config, name: str, out: Path) -> tuple[SweepTable, dict[str, dict[str, Any]]]:

@@ -3,13 +3,13 @@
     python benchmarks/training.py [--quick]
 
 The two take their steps in turn, one each, in one process on one thread, so that whatever else the machine
-does falls on both. Times are of the processor: the median over steps, and the ratio of the medians.
+does falls on both. Times are of the processor: the mean over steps, and the ratio of the means.
 """
 
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from statistics import median
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -87,10 +87,10 @@ def main() -> None:
         hand, ours = step_times(make, data, batch, WARM + steps // fewer)
         quarter = len(hand) // 4
         quarters = sorted(
-            median(ours[k : k + quarter]) / median(hand[k : k + quarter])
+            fmean(ours[k : k + quarter]) / fmean(hand[k : k + quarter])
             for k in range(0, 4 * quarter, quarter)
         )
-        a, b = median(hand), median(ours)
+        a, b = fmean(hand), fmean(ours)
         spread = f"{quarters[0]:.3f} .. {quarters[-1]:.3f}"
         print(f"{name:<34}{1e3 * a:>12.3f}{1e3 * b:>12.3f}{b / a:>8.3f}{spread:>23}")
 

@@ -137,7 +137,14 @@ class Draw:
         steps = steps_of(sampler, calls)
         shape, began = (self.config.images, 1, 32, 32), time.process_time()
         out = sk.sample(
-            model, shape, sampler=sampler, steps=steps, seed=self.config.seed, chunk=100, **where
+            model,
+            shape,
+            sampler=sampler,
+            steps=steps,
+            seed=self.config.seed,
+            chunk=100,
+            progress=True,
+            **where,
         )
         cost = 1_000 * (time.process_time() - began) / self.config.images
         levels = SYMMETRIC.to_levels(out.x)

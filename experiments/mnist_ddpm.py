@@ -100,7 +100,9 @@ def run(config: Config, out: Path) -> dict[str, Any]:
 
     shape = (config.images, 1, config.size, config.size)
     steps = steps_of(sampler, config.calls)
-    x = sk.sample(model, shape, sampler=sampler, steps=steps, seed=config.seed, chunk=100)
+    x = sk.sample(
+        model, shape, sampler=sampler, steps=steps, seed=config.seed, chunk=100, progress=True
+    )
     images = scaling.to_levels(x.x)
     grids = {"generated": images[:64], f"{data.name}, test part": data.test.images[:64]}
     shown = {name: SYMMETRIC.forward(grid) for name, grid in grids.items()}

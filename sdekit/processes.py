@@ -397,7 +397,7 @@ def _slack(eps: float, end: float) -> float:
 
 @dataclass(frozen=True, init=False)
 class _Scheduled(Process):
-    """Partial: a process whose signal is exp(-B / 2) for a schedule."""
+    """Partial: a process whose signal is exp(-B / 2) for a schedule, and its noise `_noise(B)`."""
 
     schedule: Schedule
 

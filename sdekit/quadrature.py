@@ -58,10 +58,15 @@ def integrate(
     """
     row = torch.arange(len(cuts))[:, None].expand(-1, cuts.shape[1] - 1).flatten()
     low, high = cuts[:, :-1].flatten(), cuts[:, 1:].flatten()
-    coarse, total = _panels(function, row, low, high), torch.zeros(len(cuts), dtype=torch.float64)
+    coarse, total = (
+        _of_each_panel(function, row, low, high),
+        torch.zeros(len(cuts), dtype=torch.float64),
+    )
     for _ in range(_DEPTH):
         middle = (low + high) / 2
-        left, right = (_panels(function, row, *ends) for ends in ((low, middle), (middle, high)))
+        left, right = (
+            _of_each_panel(function, row, *ends) for ends in ((low, middle), (middle, high))
+        )
         rough = (left + right - coarse).abs() > tolerance[row]
         total.index_add_(0, row[~rough], (left + right)[~rough])
         if not bool(rough.any()):
@@ -72,7 +77,7 @@ def integrate(
     return total.index_add(0, row, coarse)
 
 
-def _panels(
+def _of_each_panel(
     function: Callable[[Tensor, Tensor], Tensor], row: Tensor, low: Tensor, high: Tensor
 ) -> Tensor:
     """The integral over each panel."""

@@ -15,6 +15,14 @@ ROWS = torch.zeros(48, 1, dtype=torch.float64)
 LAWS = [UniformTimes(), UniformTimes(stratified=False), ImportanceTimes()]
 
 
+def flat(drawn):
+    return [drawn.times, drawn.importance, *drawn.noises]
+
+
+def same(a, b):
+    return a is b is None or torch.equal(a, b)
+
+
 @pytest.mark.parametrize("rows", [range(5), range(3, 300), range(256, 512), range(700, 701)])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_normals_belong_to_rows(rows, steps):
@@ -33,15 +41,14 @@ def test_normals_belong_to_rows(rows, steps):
 @pytest.mark.parametrize("law", LAWS, ids=str)
 def test_any_order_gives_the_same(law):
     ahead = AHEAD // len(ROWS)
-    steps = [0, 1, ahead - 1, ahead, 3 * ahead + 5]
-    in_order = Draws(VP(), None, law, 7, normals=2)
+    steps = [0, 1, ahead - 1, ahead, ahead + 1, 3 * ahead + 5]
+    in_order = Draws(VP(), None, law, 7, noises=2)
     wanted = [in_order(k, ROWS) for k in steps]
-    other = Draws(VP(), None, law, 7, normals=2)
+    other = Draws(VP(), None, law, 7, noises=2)
     for k, want in reversed(list(zip(steps, wanted, strict=True))):
-        for ours, theirs in zip(other(k, ROWS), want, strict=True):
-            assert ours is theirs is None or torch.equal(ours, theirs)
-    assert len({t[0].item() for t, *_ in wanted}) == len(steps)
-    assert len({noise[0].item() for _, _, *two in wanted for noise in two}) == 2 * len(steps)
+        assert all(map(same, flat(other(k, ROWS)), flat(want)))
+    assert len({drawn.times[0].item() for drawn in wanted}) == len(steps)
+    assert len({noise[0].item() for drawn in wanted for noise in drawn.noises}) == 2 * len(steps)
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -51,14 +58,14 @@ def test_processes_share_what_one_draws(size):
         Draws(VP(), None, ImportanceTimes(), 7, world=World(rank, size))(11, part)
         for rank, part in enumerate(ROWS.chunk(size))
     ]
-    for every, *shares in zip(whole, *parts, strict=True):
+    for every, *shares in zip(*map(flat, (whole, *parts)), strict=True):
         assert torch.equal(torch.cat(shares), every)
 
 
 def test_times_of_each_step_are_stratified():
     draws = Draws(VP(), None, UniformTimes(), 7)
     for k in (0, 5):
-        t = draws(k, ROWS)[0].sort().values
+        t = draws(k, ROWS).times.sort().values
         gaps = t.diff()
         assert gaps.max() - gaps.min() < 1e-12
 
@@ -72,13 +79,23 @@ def test_large_events_are_drawn_a_step_at_a_time(monkeypatch):
     draws = Draws(VP(), None, UniformTimes(), 7)
     images = torch.zeros(32, 1, 28, 28)
     for k in range(3):
-        _, _, noise = draws(k, images)
-        assert noise.shape == images.shape
+        assert draws(k, images).noises[0].shape == images.shape
     assert seen == [1, 1, 1]
 
 
-def test_a_batch_of_another_size_is_drawn_for_itself():
+@pytest.mark.parametrize("first", [0, 1, 7])
+def test_batches_of_other_sizes_have_numbers_of_their_own(first):
+    """Streams are of blocks of steps, whose length depends on the size: equal numbers must not come back."""
+    draws = Draws(VP(), None, UniformTimes(stratified=False), 7)
+    sizes = [256, 128, 256, 300, 44]
+    drawn = [draws(first + k, torch.zeros(n, 1)) for k, n in enumerate(sizes)]
+    assert [len(d.times) for d in drawn] == sizes
+    for values in (torch.cat([d.noises[0] for d in drawn]), torch.cat([d.times for d in drawn])):
+        assert len(values.unique()) > sum(sizes) - 5  # float32 normals may meet by chance
+
+
+def test_numbers_are_of_the_dtype_of_the_batch():
     draws = Draws(VP(), None, UniformTimes(), 7)
-    first = draws(0, ROWS)[0].clone()
-    assert draws(0, ROWS[:16])[0].shape == (16,)
-    assert torch.equal(draws(0, ROWS)[0], first)
+    for dtype in (torch.float32, torch.float64, torch.float32):
+        drawn = draws(0, ROWS.to(dtype))
+        assert (drawn.times.dtype, drawn.noises[0].dtype) == (torch.float64, dtype)

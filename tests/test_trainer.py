@@ -255,7 +255,7 @@ def test_run_is_the_loop_written_out(warmup, schedule):
     optimizer = torch.optim.AdamW(reference.parameters(), lr=1.0, weight_decay=decay, fused=False)
     average: list[Tensor] = []
     ahead = AHEAD // 16  # steps that are drawn at once
-    generator = step_generator(seed, 0, "times")
+    generator = step_generator(seed, 0, "times of 16 x (1,)")
     times = UniformTimes().draw(16, VP(), generator, batches=ahead).view(ahead, 16)
     noises = normals(seed, 0, 16, range(16), torch.Size([1]), torch.float64, steps=ahead)
     for k in range(steps):

@@ -69,7 +69,7 @@ class Batches:
             drawn = self.data.sample(self.batch, generator=step_generator(self.seed, step, "data"))
             return self._ready(drawn[self.rows.start : self.rows.stop])
         places = self._places(step)
-        x0 = self._ready(self.data.index_select(0, places))
+        x0 = self._ready(self.data.index_select(0, places.to(self.data.device)))
         return x0 if self.cond is None else (x0, self._conditions(step, places))
 
     def _ready(self, x0: Tensor) -> Tensor:

@@ -112,6 +112,8 @@ class TrainingState:
         if changed:
             told = ", ".join(f"{k} was {old!r}, now {new!r}" for k, (old, new) in changed.items())
             raise CheckpointError(f"{path} is of a run with other settings: {told}")
+        if "norms" not in training:
+            raise CheckpointError(f"{path} is of an earlier version, which drew other noise")
         load_weights(self.model, _with_prefix(training, "model."), path)
         load_weights(self.average.module, _with_prefix(average, "model."), path)
         self._restore_optimizer(_with_prefix(training, "optimizer."), header["optimizer"])

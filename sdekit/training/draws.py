@@ -1,11 +1,12 @@
 """Everything random of a step as a function of (seed, step): a resumed run draws what it would have drawn.
 
 Times and noise belong to rows of the whole optimiser batch, so neither accumulation nor the number of
-processes that share the batch changes what a row gets.
+processes that share the batch changes what a row gets. A batch of another shape has streams of its own.
 """
 
+from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,13 +51,24 @@ def normals(
             steps,
             min(BLOCK, n - block * BLOCK),
             *event,
-            generator=step_generator(seed, step, f"noise {draw} {block}"),
+            generator=step_generator(seed, step, f"noise {draw} {block} of {n} x {tuple(event)}"),
             dtype=dtype,
         )
         for block in range(first, last + 1)
     ]
     every = blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1)
     return every[:, rows.start - first * BLOCK : rows.stop - first * BLOCK]
+
+
+class Drawn(NamedTuple):
+    """What is drawn for n rows."""
+
+    #: (n,), float64 where the device has it.
+    times: Tensor
+    #: Factors (n,) of the losses, None for 1.
+    importance: Tensor | None
+    #: Unit normals in the shape of the rows, as many as were asked for.
+    noises: tuple[Tensor, ...]
 
 
 class Draws:
@@ -69,7 +81,7 @@ class Draws:
         labels: N where the times are the steps of a chain.
         law: of the times.
         seed: of everything.
-        normals: how many a sample, in the shape of one.
+        noises: normals a row.
         world: the processes that share a batch.
     """
 
@@ -80,38 +92,51 @@ class Draws:
         law: TimeLaw,
         seed: int,
         *,
-        normals: int = 1,
+        noises: int = 1,
         world: World = ALONE,
     ) -> None:
         self.process, self.labels, self.law, self.seed = process, labels, law, seed
-        self.normals, self.world = normals, world
-        self._held: tuple[Any, ...] = ()
-        self._drawn: list[tuple[Tensor, ...] | None] = []
+        self.noises, self.world = noises, world
+        # Two, so that a short last batch of an epoch does not drop those of the others.
+        self._ahead = lru_cache(maxsize=2)(self._drawn_ahead)
 
-    def __call__(self, step: int, x0: Tensor) -> list[Tensor | None]:
-        """Times (n,), their importance or None, and normals, for the n rows x0 that this process has."""
+    def __call__(self, step: int, x0: Tensor) -> Drawn:
+        """Those of a step for the rows x0 that this process has of the batch."""
         n = len(x0) * self.world.size
         steps = max(1, AHEAD // max(1, n * x0[:1].numel()))
-        first, place = divmod(step, steps)
-        held = (first, n, x0.shape, x0.dtype, x0.device)
-        if held != self._held:
-            self._held, self._drawn = held, self._draw(first, steps, n, x0)
-        return [None if each is None else each[place] for each in self._drawn]
+        chunk, place = divmod(step, steps)
+        return self._ahead(chunk, steps, n, x0.shape[1:], x0.dtype, x0.device)[place]
 
-    def _draw(self, first: int, steps: int, n: int, x0: Tensor) -> list[tuple[Tensor, ...] | None]:
-        """The tensors of every step, `steps` of them."""
-        rows, event, device = self.world.share(n), x0.shape[1:], x0.device
-        generator = step_generator(self.seed, first, "times")
+    def _drawn_ahead(
+        self,
+        chunk: int,
+        steps: int,
+        n: int,
+        event: torch.Size,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> list[Drawn]:
+        """Those of the steps chunk * steps and on."""
+        rows = self.world.share(n)
+        generator = step_generator(self.seed, chunk, f"times of {n} x {tuple(event)}")
         t = self.law.draw(n, self.process, generator, self.labels, batches=steps)
         importance = self.law.importance(self.process, t, self.labels)
-        drawn = [
-            None if v is None else v.view(steps, n)[:, rows.start : rows.stop].to(widest(device))
-            for v in (t, importance)
+
+        def of_steps(values: Tensor) -> tuple[Tensor, ...]:
+            mine = values.view(steps, n)[:, rows.start : rows.stop]
+            return mine.to(device, widest(device), non_blocking=True).unbind()
+
+        noises = [
+            normals(self.seed, chunk, n, rows, event, dtype, draw=k, steps=steps)
+            .to(device, non_blocking=True)
+            .unbind()
+            for k in range(self.noises)
         ]
-        for k in range(self.normals):
-            every = normals(self.seed, first, n, rows, event, x0.dtype, draw=k, steps=steps)
-            drawn.append(every)
-        return [None if v is None else v.to(device, non_blocking=True).unbind() for v in drawn]
+        factors = [None] * steps if importance is None else of_steps(importance)
+        return [
+            Drawn(*each)
+            for each in zip(of_steps(t), factors, zip(*noises, strict=True), strict=True)
+        ]
 
 
 def seed_layers(seed: int, step: int, world: World, device: torch.device) -> None:

@@ -66,13 +66,13 @@ class Evaluation:
         """The mean loss, in eval mode; a loss that differentiates the network can be evaluated too."""
         like, world, was = next(module.parameters()), World.current(), module.training
         objective = Objective(module, self.loss, "float32").eval()
-        drawn = draws_of(module, self.loss, self.times, self.seed)
+        arguments = draws_of(module, self.loss, self.times, self.seed)
         total = torch.zeros((), dtype=widest(like.device), device=like.device)
         for j in range(world.rank, -(-len(self.rows) // self.batch), world.size):
             rows = slice(j * self.batch, (j + 1) * self.batch)
             x0 = self.rows[rows].to(like)
             batch = x0 if self.cond is None else (x0, self.cond[rows].to(like.device))
-            mean = objective(*drawn(j, batch))
+            mean = objective(*arguments(j, batch))
             total += mean.detach() * len(x0)
         module.train(was)
         return float(world.total(total)) / len(self.rows)

@@ -79,12 +79,12 @@ def fit(
     limit = math.inf if clip is None else check_number("clip", clip, 0, open_low=True)
     accumulate = check_integer("accumulate", accumulate, 1)
     law, world = resolve_times(times), World.current()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    drawn = draws_of(model, loss, law, seed, world)
+    rows = draws_of(model, loss, law, seed, world)
     objective, unsynced = _shared(Objective(model, loss, precision), world)
     for index, batch in enumerate(batches, first):
-        parts = _parts(drawn(index, batch), accumulate)
-        for parameter in parameters:  # what `zero_grad` does, in a tenth of its time
+        parts = _parts(rows(index, batch), accumulate)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for parameter in parameters:  # what `zero_grad` does, in a sixth of its time
             parameter.grad = None
         values = []
         for part in parts:
@@ -95,7 +95,7 @@ def fit(
             values.append(value.detach())
         mean = world.total(sum(values[1:], values[0])) / world.size
         gradients = [p.grad for p in parameters if p.grad is not None]
-        value, size = torch.stack([mean, _norm(gradients).to(mean)]).tolist()
+        value, size = torch.stack([mean, _norm(gradients).to(mean.device)]).tolist()
         if not (math.isfinite(value) and math.isfinite(size)):
             raise NumericsError(
                 f"loss {value:g} and gradient norm {size:g} at step {index} are not finite"
@@ -109,8 +109,10 @@ def fit(
 
 def _norm(gradients: list[Tensor]) -> Tensor:
     """Their norm as one vector; `clip_grad_norm_` has the same, and scales without asking whether it must."""
+    if not gradients:
+        return torch.zeros(())
     norms = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
-    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0]) for norm in norms]))
+    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
 
 
 class Objective(nn.Module):
@@ -155,15 +157,15 @@ def draws_of(
     model: Denoiser, loss: Loss, law: TimeLaw, seed: int, world: World = ALONE
 ) -> Callable[[int, Batch], Rows]:
     """The arguments of `Objective` for a step's batch: drawn for all of it, this process's rows kept."""
-    probes = getattr(loss, "probes", 0)
-    draws = Draws(model.process, labels_of(model), law, seed, normals=1 + probes, world=world)
+    noises = 1 + getattr(loss, "probes", 0)
+    draws = Draws(model.process, labels_of(model), law, seed, noises=noises, world=world)
 
-    def drawn(step: int, batch: Batch) -> Rows:
+    def rows(step: int, batch: Batch) -> Rows:
         x0, cond = batch if isinstance(batch, tuple) else (batch, None)
-        t, importance, noise, *more = draws(step, x0)
-        return x0, t, noise, importance, cond, torch.stack(more, 1) if more else None  # type: ignore[arg-type]
+        t, importance, (noise, *probes) = draws(step, x0)
+        return x0, t, noise, importance, cond, torch.stack(probes, 1) if probes else None
 
-    return drawn
+    return rows
 
 
 def _parts(rows: Rows, accumulate: int) -> list[Any]:

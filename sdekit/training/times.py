@@ -21,7 +21,10 @@ from sdekit.schedules import Tabulated
 
 
 class TimeLaw(ABC):
-    """A law of training times. Write `quantile`, and `nodes` if its objective is not over uniform times."""
+    """A law of training times. Write `quantile`, and `nodes` if its objective is not over uniform times.
+
+    `draw` serves all laws and is not overridden.
+    """
 
     #: One time from each of n equal parts of the probability, instead of independent times.
     stratified: bool

@@ -34,7 +34,7 @@ from sdekit import (
 from sdekit.ddpm import linear_betas, quadratic_betas, rescale_zero_terminal_snr
 from sdekit.networks import MLP, UNet
 from sdekit.processes import Process
-from sdekit.storage import load_tensors
+from sdekit.storage import load_tensors, save_tensors
 from sdekit.training import DenoisingLoss, Plateau, excess_loss, fit, minimum_loss
 from sdekit.training.draws import AHEAD, normals, step_generator
 from sdekit.training.times import UniformTimes
@@ -951,3 +951,56 @@ def test_a_model_is_loaded_from_a_file_a_checkpoint_or_a_run(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"empty holds no checkpoints/step-\* and no model"):
         NetworkDenoiser.load(tmp_path / "empty")
+
+
+def test_parameters_that_join_are_cleared_and_clipped_with_the_others():
+    """Gradients of a group added between steps do not add up."""
+    model = small()
+    first, *rest = model.parameters()
+    optimizer = torch.optim.SGD([first], lr=1e-3)
+    norms = []
+    for step in fit(model, [ROWS] * 5, optimizer, clip=1e-2):
+        if step.index == 1:
+            optimizer.add_param_group({"params": rest})
+        norms.append(math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters())))
+    # Clipped in every step since they joined; before that the rest is as it came.
+    assert norms[2:] == pytest.approx([1e-2] * 3, rel=1e-3)
+
+
+def test_a_step_in_which_no_parameter_took_part():
+    model, idle = small(), nn.Parameter(torch.ones(1))
+    (step,) = fit(model, [ROWS], torch.optim.SGD([idle], lr=1.0), clip=1.0)
+    assert step.gradient_norm == 0.0
+    assert idle.item() == 1.0
+
+
+def test_norms_of_gradients_of_several_dtypes():
+    """In the wider of them: 1e5 is beyond float16."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.small = nn.Parameter(torch.zeros(1, dtype=torch.float16))
+            self.full = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x, t):
+            return x * self.full + self.small.float()
+
+    model = NetworkDenoiser(Two(), VP())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+
+    def steep(model, x0, t, noise, cond=None):
+        return 1e5 * model.network.full * torch.ones(len(x0)) + model.network.small.float()
+
+    (step,) = fit(model, [ROWS], optimizer, loss=steep)
+    assert step.gradient_norm == pytest.approx(1e5, rel=1e-6)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused(tmp_path):
+    quiet(small(), TOY, steps=2, batch=8, out=tmp_path)
+    path = tmp_path / "checkpoints" / "step-00000002" / "training.safetensors"
+    tensors, header = load_tensors(path)
+    del tensors["norms"]
+    save_tensors(path, tensors, header)
+    with pytest.raises(CheckpointError, match="step-00000002 is of an earlier version"):
+        quiet(small(), TOY, steps=2, batch=8, out=tmp_path, resume=True)

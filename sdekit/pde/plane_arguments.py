@@ -20,11 +20,12 @@ from sdekit.pde.arguments import (
 )
 from sdekit.pde.equations import Equation
 from sdekit.processes import GaussianPrior
+from sdekit.quadrature import rule
 
 #: Ends of the cells along x[0] and along x[1].
 Edges = tuple[np.ndarray, np.ndarray]
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(3)
+_NODES, _WEIGHTS = (part.numpy() for part in rule(3))
 
 
 def check_edge_pair(edges: Sequence[Vector]) -> Edges:

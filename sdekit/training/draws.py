@@ -33,6 +33,11 @@ def step_generator(seed: int, step: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(key(seed, step, purpose))
 
 
+def _shape(n: int, event: torch.Size) -> str:
+    """How streams tell batches apart; numbers are vectors of one."""
+    return f"{n} x {tuple(event) or (1,)}"
+
+
 def normals(
     seed: int,
     step: int,
@@ -51,7 +56,7 @@ def normals(
             steps,
             min(BLOCK, n - block * BLOCK),
             *event,
-            generator=step_generator(seed, step, f"noise {draw} {block} of {n} x {tuple(event)}"),
+            generator=step_generator(seed, step, f"noise {draw} {block} of {_shape(n, event)}"),
             dtype=dtype,
         )
         for block in range(first, last + 1)
@@ -118,7 +123,7 @@ class Draws:
     ) -> list[Drawn]:
         """Those of the steps chunk * steps and on."""
         rows = self.world.share(n)
-        generator = step_generator(self.seed, chunk, f"times of {n} x {tuple(event)}")
+        generator = step_generator(self.seed, chunk, f"times of {_shape(n, event)}")
         t = self.law.draw(n, self.process, generator, self.labels, batches=steps)
         importance = self.law.importance(self.process, t, self.labels)
 

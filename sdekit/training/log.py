@@ -42,7 +42,7 @@ class Reports:
         if self.bar is not None:
             last = loss if self._smooth is None else self._smooth
             self._smooth = 0.98 * last + 0.02 * loss
-            if steps % 20 == 0:
+            if steps % 20 == 1:
                 self.bar.set_postfix(loss=f"{self._smooth:.4f}", refresh=False)
             self.bar.update()
         if self.sinks and steps % self.every == 0:

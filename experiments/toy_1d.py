@@ -137,17 +137,17 @@ def distances(law: Density1D, target: Line, log_prob: Any = None) -> dict[str, f
 
 
 class Bounded(sk.Denoiser):
-    """A model whose estimate of the data stays within 1 of them, as samplers of images clip theirs.
+    """A model whose estimate of the data stays within 3 of them, as samplers of images clip theirs.
 
     A network is anything at x that it never saw: without this one start in a million can end at 1,000. Smooth
-    and rising, unlike a clip, so that the last step leaves a density.
+    and rising, unlike a clip, so that the last step leaves a density, and exact where the data have any.
     """
 
     prediction = "data"
 
     def __init__(self, model: sk.Denoiser, points: Tensor) -> None:
         self.model, self.process = model, model.process
-        self.low, self.high = points.min().item(), points.max().item()
+        self.low, self.high = points.min().item() - 2, points.max().item() + 2
 
     def predict(self, x: Tensor, t: float | Tensor, **conditions: Any) -> Tensor:
         """The model's estimate of the data, an overshoot v as v / (1 + v)."""

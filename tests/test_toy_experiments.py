@@ -156,3 +156,32 @@ def test_exact_samples_are_as_good_as_they_can_be(target):
 def test_the_chains_end_in_noise():
     for steps in spiral_2d.CHAINS:
         assert float(spiral_2d.chain_of(steps).alphas_bar[-1]) < 5e-5
+
+
+def test_bounds_change_no_law_that_stays_where_the_data_are():
+    points = TWO_MODE.sample(1_000, seed=0)
+    exact = TWO_MODE.mixture.denoiser(toy_1d.CHAIN.process)
+    free, _ = toy_1d.laws(exact, TWO_MODE, points)
+    bounded, _ = toy_1d.laws(toy_1d.Bounded(exact, points), TWO_MODE, points)
+    want = toy_1d.distances(free, TWO_MODE)
+    assert want["KL"] == pytest.approx(6.13e-4, rel=1e-3)
+    assert toy_1d.distances(bounded, TWO_MODE) == pytest.approx(want, rel=1e-6)
+
+
+def test_bounds_hold_a_model_that_runs_away():
+    class Away(sk.Denoiser):
+        """Twice as far out as x, wherever that is."""
+
+        process, prediction = toy_1d.CHAIN.process, "data"
+
+        def predict(self, x, t, **conditions):
+            return 2 * x
+
+    points = TWO_MODE.sample(1_000, seed=0)
+    bounded = toy_1d.Bounded(Away(), points)
+    x = torch.linspace(-50, 50, 1001, dtype=torch.float64)[:, None]
+    out = bounded.data(x, 0.5)[:, 0]
+    assert bool((out.diff() > 0).all())
+    assert points.min() - 3 < out.min() < out.max() < points.max() + 3
+    near = x[:, 0].abs() < 1
+    assert torch.equal(out[near], 2 * x[near, 0])

@@ -336,6 +336,7 @@ def checked_by_drawing(config: Config, name: str, out: Path) -> dict[str, float]
 
 def run(config: Config, out: Path) -> dict[str, Any]:
     found, summaries = {}, {}
+    check_choice("prediction", config.prediction, ("noise", "v", "data"))
     names = [check_choice("targets", name, tuple(TARGETS)) for name in config.targets.split(",")]
     for name in names:
         table, read = studied(config, name, out)

@@ -222,7 +222,8 @@ def sample(
 ) -> None:
     """Draw samples from a trained network.
 
-    A network of classes gets them in turn: 0, 1, 2, ...
+    A network of classes gets them in turn, 0, 1, 2, ..., but for the one that stands for none. The samples
+    are as the network has them: where a run scaled its data, the picture alone is scaled back.
     """
     import numpy as np
     import torch
@@ -243,12 +244,12 @@ def sample(
         chosen = replace(chosen, data_std=data_std)
     if grid is not None:
         resolve_grid(grid)
-    model, event, scaling = _load(checkpoint)
-    classes = getattr(model.network, "num_classes", 0)
+    model, event, scaling, null = _load(checkpoint)
+    labels = [k for k in range(getattr(model.network, "num_classes", 0)) if k != null]
     samples = draw(
         model.to(device),
         (n, *event),
-        cond=torch.arange(n) % classes if classes else None,
+        cond=torch.tensor(labels)[torch.arange(n) % len(labels)] if labels else None,
         sampler=chosen,
         steps=steps,
         grid=grid,
@@ -484,8 +485,8 @@ def _network(source: Any) -> tuple[Any, tuple[int, ...]]:
     return MLP(event.numel()), event
 
 
-def _load(path: Path) -> tuple[Any, tuple[int, ...], Any]:
-    """The averaged model of a checkpoint (or of a run's newest), the shape of its samples, their scaling."""
+def _load(path: Path) -> tuple[Any, tuple[int, ...], Any, Any]:
+    """The averaged model of a checkpoint (or of a run), shape and scaling of its samples, null label."""
     from sdekit.data.images import Scaling
     from sdekit.denoisers import NetworkModel, model_file
     from sdekit.storage import load_tensors
@@ -496,12 +497,13 @@ def _load(path: Path) -> tuple[Any, tuple[int, ...], Any]:
     if event is None and not hasattr(model.network, "dim"):
         raise ValueError(f"{path} does not record the shape of its samples; give a run of `train`")
     event = (int(model.network.dim),) if event is None else tuple(event)  # type: ignore[arg-type]
-    return model, event, None if scaling is None else Scaling(**scaling)
+    scaling = None if scaling is None else Scaling(**scaling)
+    return model, event, scaling, config.get("cond_null")
 
 
 def _model_of(target: str, dim: int, checkpoint: Path) -> Any:
     """The model of a checkpoint, if it draws samples of the target's shape."""
-    model, event, _ = _load(checkpoint)
+    model, event, *_ = _load(checkpoint)
     if event != (dim,):
         raise ValueError(
             f"target {target!r} is of shape ({dim},), but {checkpoint} draws samples of shape {event}; "

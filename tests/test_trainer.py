@@ -878,7 +878,7 @@ BAD = {
     "source other": ({"data": Source("x")}, TypeError, "data must be a torch.Tensor, got str"),
     "dataset empty": ({"data": TensorDataset(ROWS[:0])}, ValueError, "data must hold samples"),
     "dataset iterable": ({"data": Endless()}, TypeError, "data must be a Dataset with a length"),
-    "dataset of words": ({"data": Words()}, TypeError, "a Dataset of tensors, got str items"),
+    "dataset of words": ({"data": Words()}, TypeError, "a Dataset of tensors or arrays, got str items"),
     "cond rows": (
         {"cond": normal(9, 2)},
         ValueError,
@@ -968,10 +968,16 @@ def test_parameters_that_join_are_cleared_and_clipped_with_the_others():
 
 
 def test_a_step_in_which_no_parameter_took_part():
-    model, idle = small(), nn.Parameter(torch.ones(1))
-    (step,) = fit(model, [ROWS], torch.optim.SGD([idle], lr=1.0), clip=1.0)
+    class Idle(MLP):
+        def __init__(self) -> None:
+            super().__init__(1, hidden=4, depth=1)
+            self.idle = nn.Parameter(torch.ones(1))
+
+    model = NetworkDenoiser(Idle(), VP())
+    optimizer = torch.optim.SGD([model.network.idle], lr=1.0)
+    (step,) = fit(model, [ROWS], optimizer, clip=1.0)
     assert step.gradient_norm == 0.0
-    assert idle.item() == 1.0
+    assert model.network.idle.item() == 1.0
 
 
 def test_norms_of_gradients_of_several_dtypes():

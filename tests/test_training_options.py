@@ -3,15 +3,17 @@
 """What `train` can do beyond its defaults."""
 
 import csv
+import json
 import math
 import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from sdekit import VP, CheckpointError, Denoiser, GaussianMixture, NetworkDenoiser, train
 from sdekit.data.images import Scaling
@@ -549,3 +551,114 @@ def test_importance_keeps_the_objective():
     (a, ea), (b, eb) = means
     assert abs(a - b) < 4 * math.hypot(ea, eb)
     assert eb < 0.3 * ea
+
+
+# ----------------------------------------------------------------------------- what fit is given
+
+
+def test_fit_takes_the_batches_of_a_data_loader():
+    rows, labels = normal(20, 1), torch.arange(20) % 3
+    seen = []
+
+    class Watched(MLP):
+        def forward(self, x, t, cond=None):
+            seen.append((len(x), cond))
+            return super().forward(x, t)
+
+    model = NetworkDenoiser(Watched(1, hidden=4, depth=1), VP())
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    for data in (TensorDataset(rows), TensorDataset(rows, labels)):
+        assert len(list(fit(model, DataLoader(data, batch_size=8), optimizer))) == 3
+    assert [n for n, _ in seen] == [8, 8, 4, 8, 8, 4]
+    assert [cond is None for _, cond in seen] == [True] * 3 + [False] * 3
+
+
+FIT_MISTAKES = {
+    "numpy batch": ({"batches": [np.zeros((4, 1))]}, TypeError, r"batches must .* got \(ndarray\)"),
+    "levels": (
+        {"batches": [torch.zeros(4, 1, dtype=torch.uint8)]},
+        TypeError,
+        "torch.uint8; scale",
+    ),
+    "three parts": (
+        {"batches": [(ROWS, ROWS, ROWS)]},
+        TypeError,
+        r"got \(Tensor, Tensor, Tensor\)",
+    ),
+    "optimizer by name": ({"optimizer": "adam"}, TypeError, "optimizer must be .* got str"),
+    "loss by name": ({"loss": "likelihood"}, TypeError, "loss must be an instance of a loss"),
+    "network": ({"model": MLP(1)}, TypeError, "model must be a Denoiser .* got MLP"),
+    "another's optimizer": (
+        {"optimizer": torch.optim.SGD(small().parameters(), lr=0.1)},
+        ValueError,
+        "optimizer must be over parameters of the model, and has none of them",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FIT_MISTAKES)
+def test_mistakes_of_fit_are_named(case):
+    model = small()
+    given: dict = {
+        "model": model,
+        "batches": [ROWS],
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+    }
+    wrong, kind, message = FIT_MISTAKES[case]
+    with pytest.raises(kind, match=message):
+        next(fit(**(given | wrong)))
+
+
+def test_data_that_look_scaled_twice_or_never_are_warned_of():
+    images = torch.rand(50, 1, 4, 4)
+    with pytest.warns(UserWarning, match="standard deviation of 0.00.* after scaling=; were they"):
+        Batches(images, batch=4, seed=0, like=images, scaling=Scaling.symmetric())
+    with pytest.warns(UserWarning, match="whole numbers from 0 to 2.*, as levels of grey"):
+        Batches((255 * images).round(), batch=4, seed=0, like=images)
+
+
+def test_a_null_that_the_network_refuses_is_refused_before_the_first_step(tmp_path):
+    model = NetworkDenoiser(UNet(1, (8,), num_classes=3), VP())
+    with pytest.raises(
+        ValueError, match="cond_null must be a condition that the network takes, got 3"
+    ):
+        quiet(
+            model, normal(20, 1, 8, 8), cond=torch.arange(20) % 3, cond_dropout=0.01, cond_null=3,
+            steps=2, batch=4, out=tmp_path / "run",
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_sets_and_conditions_may_be_arrays():
+    class Arrays(Dataset):
+        def __len__(self):
+            return 20
+
+        def __getitem__(self, i):
+            return np.array([i / 10, -i / 10])
+
+    class Conditioned(MLP):
+        def forward(self, x, t, cond=None):
+            assert isinstance(cond, Tensor)
+            return super().forward(x, t)
+
+    model = NetworkDenoiser(Conditioned(2, hidden=4, depth=1), VP())
+    quiet(model, Arrays(), cond=np.arange(20), steps=2, batch=4)
+
+
+def test_the_log_ends_with_the_last_step_and_the_record_stays(tmp_path):
+    result = quiet(small(), TOY, steps=7, batch=8, log_every=5, out=tmp_path)
+    rows = table(tmp_path / "log.csv")
+    assert [row["step"] for row in rows] == ["5", "7"]
+    assert float(rows[1]["loss"]) == pytest.approx(result.losses[5:].mean().item(), rel=1e-5)
+    before = (tmp_path / "losses.json").read_text()
+    assert json.loads(before)["losses"] == result.losses.tolist()
+    quiet(small(), TOY, steps=7, batch=8, log_every=5, out=tmp_path, resume=True)
+    assert (tmp_path / "losses.json").read_text() == before
+
+
+def test_files_of_a_run_without_checkpoints_are_not_overwritten(tmp_path):
+    (tmp_path / "log.csv").write_text("mine")
+    with pytest.raises(ValueError, match="already holds a run; give resume=True or another out="):
+        quiet(small(), TOY, steps=2, batch=8, out=tmp_path)
+    assert (tmp_path / "log.csv").read_text() == "mine"

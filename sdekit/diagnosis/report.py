@@ -73,7 +73,10 @@ class Diagnosis(Records):
         )
         bound = "the least possible" if self.exact else "the best linear denoiser's"
         share = f"Its loss is {loss:.4g} of the variance of x_t, mean over the levels"
-        return f"{share}; {bound} is {floor:.4g}."
+        levels = [r for r in self.rows if r["check"] == "loss" and r["against"] > 0]
+        worst = max(levels, key=lambda r: r["value"] / r["against"])
+        times, t = worst["value"] / worst["against"], worst["t"]
+        return f"{share}; {bound} is {floor:.4g}. It is at most {times:.3g} times that, at t = {t:.3g}."
 
     def _cells(self) -> list[list[str]]:
         """Head and rows as text; of the prediction kinds the means over levels alone."""

@@ -1,5 +1,6 @@
 """Batches as a function of the step, so that a resumed run sees what it would have seen."""
 
+import warnings
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -44,7 +45,8 @@ class Batches:
     ) -> None:
         self.batch, self.seed, self.like, self.scaling = batch, seed, like, scaling
         self.rows = World.current().share(batch)
-        self.data, self.cond = as_data(data), cond
+        self.data = as_data(data)
+        self.cond = cond = torch.as_tensor(cond) if hasattr(cond, "__array__") else cond
         some = _some(self.data, seed)
         # Levels are finite: one row tells what scaling makes of them, without a copy of all in floats.
         levels = isinstance(some, Tensor) and some.ndim and not some.is_floating_point()
@@ -56,6 +58,7 @@ class Batches:
         check_finite("data", some)
         if some.ndim == 0 or not len(some):
             raise ValueError(f"data must hold samples (N, *event), got {tuple(some.shape)}")
+        _warn_of_scale(some, scaling)
         if cond is not None:
             check_rows_cond("cond", cond, self.data)
         self.dropout, self.null = _check_dropout(dropout, null, cond)
@@ -106,6 +109,23 @@ class Batches:
         return order[start + self.rows.start : start + self.rows.stop]
 
 
+def _warn_of_scale(some: Tensor, scaling: Scaling | None) -> None:
+    """Warn of data that look scaled twice, or not at all."""
+    some = some[:1_000]
+    if len(some) > 1 and scaling is not None and some.std() < 0.05:
+        warnings.warn(
+            f"data have a standard deviation of {some.std():.2g} after scaling=; were they scaled before?",
+            stacklevel=4,
+        )
+    whole = len(some) > 1 and bool((some == some.round()).all())
+    if whole and some.min() >= 0 and 15 < some.max() <= 255:
+        warnings.warn(
+            f"data are whole numbers from 0 to {some.max():g}, as levels of grey; scale them to about "
+            "[-1, 1], or give scaling=",
+            stacklevel=4,
+        )
+
+
 def as_data(data: Any) -> Tensor | Source:
     """A tensor of samples, from a data set or an array too, or endless data as it is."""
     if isinstance(data, Dataset):
@@ -135,9 +155,11 @@ def _stacked(data: Dataset) -> Tensor:
     items = [data[i] for i in range(len(data))]  # type: ignore[arg-type]
     samples = [item[0] if isinstance(item, (tuple, list)) else item for item in items]
     for sample in samples:
-        if not isinstance(sample, Tensor):
-            raise TypeError(f"data must be a Dataset of tensors, got {type(sample).__name__} items")
-    return torch.stack(samples) if samples else torch.empty(0)
+        if not (isinstance(sample, Tensor) or hasattr(sample, "__array__")):
+            raise TypeError(
+                f"data must be a Dataset of tensors or arrays, got {type(sample).__name__} items"
+            )
+    return torch.stack([torch.as_tensor(s) for s in samples]) if samples else torch.empty(0)
 
 
 def check_rows_cond(name: str, cond: Any, data: Tensor | Source) -> None:

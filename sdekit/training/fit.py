@@ -60,7 +60,7 @@ def fit(
 
     Args:
         model: a `Denoiser` that is a module.
-        batches: x0 (n, *event), or (x0, cond) pairs.
+        batches: x0 (n, *event), or (x0, cond) pairs, such as those of a `DataLoader`.
         optimizer: over the model's parameters.
         loss: what to minimise; `DenoisingLoss()` if not given.
         times: law of the times on [t_min, t_max], or the steps of a network that knows labels; see
@@ -73,9 +73,13 @@ def fit(
         first: index of the first step, for a run that goes on.
 
     Raises:
+        ValueError, TypeError: an argument, or a batch that is none.
         NumericsError: a loss or gradient that is not finite; the parameters are as before that step.
     """
     loss = DenoisingLoss() if loss is None else loss
+    check_loss(loss)
+    check_model(model)
+    _check_optimizer(optimizer, model)
     limit = math.inf if clip is None else check_number("clip", clip, 0, open_low=True)
     accumulate = check_integer("accumulate", accumulate, 1)
     law, world = resolve_times(times), World.current()
@@ -105,6 +109,30 @@ def fit(
         del gradients  # or two sets would be held in the next step
         optimizer.step()
         yield Step(index, value, size)
+
+
+def check_model(model: Any) -> None:
+    """Raise for a model that cannot be trained."""
+    if not (isinstance(model, Denoiser) and isinstance(model, nn.Module)):
+        raise TypeError(f"model must be a Denoiser and a torch module, got {type(model).__name__}")
+
+
+def check_loss(loss: Any) -> None:
+    """Raise unless it is an instance of a loss."""
+    if not callable(loss) or isinstance(loss, type | nn.Module):
+        given = loss.__name__ if isinstance(loss, type) else type(loss).__name__
+        raise TypeError(
+            f'loss must be an instance of a loss, such as DenoisingLoss("likelihood"), got {given}'
+        )
+
+
+def _check_optimizer(optimizer: Any, model: Any) -> None:
+    """Raise for one that would leave the model as it is."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"optimizer must be an Optimizer of torch, got {type(optimizer).__name__}")
+    own = {id(p) for p in model.parameters()}
+    if own.isdisjoint(id(p) for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError("optimizer must be over parameters of the model, and has none of them")
 
 
 def _norm(gradients: list[Tensor]) -> Tensor:
@@ -161,11 +189,25 @@ def draws_of(
     draws = Draws(model.process, labels_of(model), law, seed, noises=noises, world=world)
 
     def rows(step: int, batch: Batch) -> Rows:
-        x0, cond = batch if isinstance(batch, tuple) else (batch, None)
+        x0, cond = _pair(batch)
         t, importance, (noise, *probes) = draws(step, x0)
         return x0, t, noise, importance, cond, torch.stack(probes, 1) if probes else None
 
     return rows
+
+
+def _pair(batch: Any) -> tuple[Tensor, Tensor | None]:
+    """x0 and cond of a batch."""
+    parts = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+    if len(parts) not in (1, 2) or not all(isinstance(part, Tensor) for part in parts):
+        given = ", ".join(type(part).__name__ for part in parts)
+        raise TypeError(f"batches must give tensors x0 or pairs (x0, cond) of them, got ({given})")
+    x0, cond = parts[0], parts[1] if len(parts) == 2 else None
+    if not x0.is_floating_point():
+        raise TypeError(
+            f"batches must be floating point, got {x0.dtype}; scale them to about [-1, 1]"
+        )
+    return x0, cond
 
 
 def _parts(rows: Rows, accumulate: int) -> list[Any]:

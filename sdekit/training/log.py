@@ -26,14 +26,14 @@ def reports(
             sinks.append(stack.enter_context(_table(out / "log.csv", first)))
         if out is not None and tensorboard:
             sinks.append(stack.enter_context(_board(out / "tensorboard", first)))
-        yield Reports(bar, sinks, every)
+        yield Reports(bar, sinks, every, steps)
 
 
 class Reports:
     """Means of the loss between one row and the next, to wherever rows go."""
 
-    def __init__(self, bar: Any, sinks: list[Callable[[Row], None]], every: int) -> None:
-        self.bar, self.sinks, self.every = bar, sinks, every
+    def __init__(self, bar: Any, sinks: list[Callable[[Row], None]], every: int, last: int) -> None:
+        self.bar, self.sinks, self.every, self.last = bar, sinks, every, last
         self._smooth: float | None = None
 
     def step(self, losses: list[float], norms: list[float], rate: float) -> None:
@@ -45,8 +45,9 @@ class Reports:
             if steps % 20 == 1:
                 self.bar.set_postfix(loss=f"{self._smooth:.4f}", refresh=False)
             self.bar.update()
-        if self.sinks and steps % self.every == 0:
-            loss, norm = (fmean(values[-self.every :]) for values in (losses, norms))
+        if self.sinks and (steps % self.every == 0 or steps == self.last):
+            since = steps % self.every or self.every
+            loss, norm = (fmean(values[-since:]) for values in (losses, norms))
             self._write({"loss": loss, "gradient_norm": norm, "rate": rate}, steps)
 
     def evaluation(self, steps: int, loss: float) -> None:

@@ -17,7 +17,7 @@ from sdekit.denoisers import Denoiser
 from sdekit.errors import check_choice, check_integer, check_number
 from sdekit.processes import Process
 from sdekit.training.batches import Batches
-from sdekit.training.fit import PRECISIONS, Loss
+from sdekit.training.fit import PRECISIONS, Loss, check_loss
 from sdekit.training.rates import Constant, Plateau, Schedule, resolve_schedule
 from sdekit.training.times import TimeLaw, resolve_times
 from sdekit.world import World
@@ -54,7 +54,7 @@ class Settings:
         object.__setattr__(self, "schedule", resolve_schedule(self.schedule))
         object.__setattr__(self, "times", resolve_times(self.times))
         check_choice("precision", self.precision, PRECISIONS)
-        _check_loss(self.loss)
+        check_loss(self.loss)
         _check_optimizer(self.optimizer)
         parts = self.accumulate * (size := World.current().size)
         if self.batch % parts:
@@ -110,14 +110,6 @@ class Settings:
 
 _INTEGERS = {"steps": 1, "batch": 1, "accumulate": 1, "warmup": 0, "evaluate_every": 1}
 _NUMBERS = {"lr": True, "weight_decay": False, "clip": True, "half_life": False}
-
-
-def _check_loss(loss: Any) -> None:
-    if not callable(loss) or isinstance(loss, type | nn.Module):
-        raise TypeError(
-            'loss must be an instance of a loss, such as DenoisingLoss("likelihood"), got '
-            f"{loss.__name__ if isinstance(loss, type) else type(loss).__name__}"
-        )
 
 
 def _check_optimizer(optimizer: Any) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sdekit.data.images import Scaling
-from sdekit.denoisers import Denoiser, device_of
+from sdekit.denoisers import Denoiser, device_of, evaluating
 from sdekit.errors import NumericsError, check_flag, check_integer, check_seed
 from sdekit.storage import remove_leftovers, save_text
 from sdekit.training.average import Average
@@ -25,7 +25,7 @@ from sdekit.training.batches import Batches, Data
 from sdekit.training.checkpoints import TrainingState, checkpoints
 from sdekit.training.draws import seed_layers
 from sdekit.training.evaluation import Evaluation
-from sdekit.training.fit import Batch, Loss, Step, fit
+from sdekit.training.fit import Batch, Loss, Step, check_model, fit
 from sdekit.training.interrupts import signals
 from sdekit.training.log import Reports, reports
 from sdekit.training.losses import DenoisingLoss
@@ -146,8 +146,8 @@ def train(
         CheckpointError: `resume` with other settings, or damaged files.
         NumericsError: NaN; names the step and the last good checkpoint.
     """
-    if not (isinstance(model, Denoiser) and isinstance(model, nn.Module)):
-        raise TypeError(f"model must be a Denoiser and a torch module, got {type(model).__name__}")
+    check_model(model)
+    assert isinstance(model, nn.Module)
     settings = Settings(
         steps=steps,
         seed=check_seed(seed) or 0,
@@ -188,6 +188,7 @@ def train(
         null=cond_null,
         scaling=scaling,
     )
+    _check_null(model, draw)
     evaluate = _evaluation(validation, settings, draw)
     state, folder, world = _fresh(model, settings, draw), _folder_of(out), World.current()
     told = {"steps": settings.steps, "every": log_every, "tensorboard": tensorboard}
@@ -208,6 +209,7 @@ def train(
         )
         if folder is not None:
             watch.last = enter(_held(folder, state, resume, world))
+        first = state.step
         shown = folder.parent if folder is not None and world.writes else None
         report = enter(reports(shown, first=state.step, progress=progress and world.writes, **told))
         began = time.perf_counter()
@@ -221,8 +223,7 @@ def train(
         world.wait()
     watch.leave()
     if out is not None and world.writes:
-        record = {"config": state.config, "seconds": seconds, "losses": state.losses}
-        save_text(Path(out) / "losses.json", json.dumps(record))
+        _record(Path(out) / "losses.json", state, seconds, since=first)
     return _result(state, seconds, watch.last)
 
 
@@ -324,6 +325,14 @@ def _steps(
         yield step
 
 
+def _record(path: Path, state: TrainingState, seconds: float, *, since: int) -> None:
+    """What the run came to; a call that had nothing left to do leaves it as it is."""
+    if state.step > since or not path.exists():
+        plain = {"config": state.config, "seconds": seconds, "best": state.best}
+        record = {**plain, "validation": state.validation, "losses": state.losses}
+        save_text(path, json.dumps(record))
+
+
 def _result(state: TrainingState, seconds: float, last: Path | None) -> TrainResult:
     """What `train` returns."""
     return TrainResult(
@@ -364,6 +373,21 @@ def _evaluation(
     )
 
 
+def _check_null(model: Denoiser, draw: Batches) -> None:
+    """Raise now for a `cond_null` that the network would refuse in the first batch that has it."""
+    if draw.null is None:
+        return
+    x0, cond = draw(0)
+    null = draw.null.to(cond).expand(1, *cond.shape[1:])
+    try:
+        with evaluating(model), torch.no_grad():
+            model.predict(x0[:1], model.process.t_max, cond=null)
+    except (ValueError, IndexError, RuntimeError) as error:
+        raise ValueError(
+            f"cond_null must be a condition that the network takes, got {draw.null.tolist()}: {error}"
+        ) from error
+
+
 def _check_reporting(
     out: str | Path | None, resume: bool, tensorboard: bool, callback: Any
 ) -> None:
@@ -392,7 +416,8 @@ def _held(folder: Path, state: TrainingState, resume: bool, world: World) -> Ite
     """The folder of the run, ours alone, and its newest checkpoint restored if wanted."""
     from filelock import FileLock, Timeout
 
-    if not resume and checkpoints(folder):
+    files = [folder.parent / name for name in ("log.csv", "losses.json")]
+    if not resume and (checkpoints(folder) or any(file.exists() for file in files)):
         raise ValueError(f"{folder.parent} already holds a run; give resume=True or another out=")
     state.check_describable()
     folder.mkdir(parents=True, exist_ok=True)

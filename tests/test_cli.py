@@ -179,6 +179,25 @@ def test_a_model_saved_by_the_library_can_be_sampled(run, tmp_path):
     assert np.load(out).shape == (2, 3)
 
 
+def test_classes_in_turn_without_the_one_that_stands_for_none(run, tmp_path):
+    images, labels = torch.randn(20, 1, 8, 8), torch.arange(20) % 2
+    model = sk.NetworkDenoiser(sk.networks.UNet(1, (8,), num_classes=3), sk.VP())
+    out = tmp_path / "run"
+    result = sk.train(
+        model, images, cond=labels, cond_dropout=0.1, cond_null=1, steps=2, batch=4, out=out,
+        progress=False,
+    )  # fmt: skip
+    assert (
+        run("sample", str(out), "--n", "5", "--steps", "3", "--out", str(tmp_path / "x.npy"))[0]
+        == 0
+    )
+    cond = torch.tensor([0, 2, 0, 2, 0])
+    want = sk.sample(
+        result.model, (5, 1, 8, 8), sampler=sk.samplers.DDIM(), steps=3, cond=cond, seed=0
+    )
+    assert np.array_equal(np.load(tmp_path / "x.npy"), want.x.numpy())
+
+
 @pytest.mark.parametrize("sampler", sk.samplers.by_name())
 def test_every_sampler_by_name(run, trained, tmp_path, sampler):
     out = tmp_path / "x.npy"

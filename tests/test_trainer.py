@@ -878,7 +878,11 @@ BAD = {
     "source other": ({"data": Source("x")}, TypeError, "data must be a torch.Tensor, got str"),
     "dataset empty": ({"data": TensorDataset(ROWS[:0])}, ValueError, "data must hold samples"),
     "dataset iterable": ({"data": Endless()}, TypeError, "data must be a Dataset with a length"),
-    "dataset of words": ({"data": Words()}, TypeError, "a Dataset of tensors or arrays, got str items"),
+    "dataset of words": (
+        {"data": Words()},
+        TypeError,
+        "a Dataset of tensors or arrays, got str items",
+    ),
     "cond rows": (
         {"cond": normal(9, 2)},
         ValueError,

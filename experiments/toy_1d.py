@@ -50,7 +50,7 @@ class Config:
     """What can be chosen."""
 
     targets: str = option("two-mode,ramp", "what is learned")
-    steps: int = option(4_000, "optimiser steps of 512 points")
+    steps: int = option(6_000, "optimiser steps of 512 points")
     long_steps: int = option(10_000, "steps of 2,048 points, with the likelihood weighting")
     points: int = option(10_000, "points of the finite training sets")
     seeds: int = option(3, "networks, and training sets")

@@ -68,7 +68,7 @@ class Config:
 
 
 QUICK = {
-    "steps": 30, "calls": 10, "ancestral": 20, "table": False, "images": 100, "judge": 2_000,
+    "steps": 12, "calls": 8, "ancestral": 16, "table": False, "images": 100, "judge": 1_000,
 }  # fmt: skip
 
 

@@ -79,7 +79,7 @@ class Config:
     resume: bool = option(False, "Go on with the run in --out.")
 
 
-QUICK = {"steps": 30, "images": 100, "calls": 8, "judge": 2_000}
+QUICK = {"steps": 12, "images": 100, "calls": 8, "judge": 1_000}
 
 
 def run(config: Config, out: Path) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def test_the_exact_model_passes_at_every_level(process):
 
 
 def test_a_trained_network_shows_at_every_level(trained):
-    report = score_report(trained, two_mode(), levels=5, n=500)
+    report = score_report(trained, two_mode(), levels=5, n=4_000)
     for row in report.rows:
         assert row["residual"] > 1e-2
         assert row["curl"] <= 1e-10  # on the line every field is a gradient: float32 round-off

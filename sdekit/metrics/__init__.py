@@ -14,6 +14,7 @@ from sdekit.metrics.energy import energy_distance
 from sdekit.metrics.features import FeatureSet, extract_features
 from sdekit.metrics.floors import Floor, Samplable, data_floor, data_splits, floor
 from sdekit.metrics.frechet import Frechet, frechet_bias, frechet_distance, gaussian_wasserstein
+from sdekit.metrics.inception import inception
 from sdekit.metrics.kernel import kid
 from sdekit.metrics.lenet import LeNet, TrainedLeNet, train_lenet
 from sdekit.metrics.neighbours import (
@@ -50,6 +51,7 @@ __all__ = [
     "frechet_bias",
     "frechet_distance",
     "gaussian_wasserstein",
+    "inception",
     "kid",
     "kl_divergence",
     "memorisation",
